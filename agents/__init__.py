@@ -1,0 +1,1 @@
+"""Who acts: engines, prompt formats, learned policies, scripted experts."""

@@ -1,0 +1,1 @@
+"""How trials become training; one file a method, readable beside its paper."""

@@ -1,0 +1,40 @@
+"""Text environments with the Gymnasium interface, and the loop that learns from trial and error."""
+
+from trialgym.core import (
+    ActionSpec,
+    AnyText,
+    Outcome,
+    Policy,
+    Reply,
+    Request,
+    Snapshot,
+    Task,
+    TaskSet,
+    TextEnv,
+)
+from trialgym.records import Message, PolicyInfo, StopReason, Summary, Trajectory, Turn, summarise
+from trialgym.registry import make, register_with_gymnasium
+
+__version__ = "0.1.0"
+__all__ = [
+    "ActionSpec",
+    "AnyText",
+    "Message",
+    "Outcome",
+    "Policy",
+    "PolicyInfo",
+    "Reply",
+    "Request",
+    "Snapshot",
+    "StopReason",
+    "Summary",
+    "Task",
+    "TaskSet",
+    "TextEnv",
+    "Trajectory",
+    "Turn",
+    "make",
+    "summarise",
+]
+
+register_with_gymnasium()
