@@ -4,14 +4,12 @@ from trialgym.core import (
     ActionSpec,
     AnyText,
     Outcome,
-    Policy,
-    Reply,
-    Request,
     Snapshot,
     Task,
     TaskSet,
     TextEnv,
 )
+from trialgym.policy import Policy, Reply, Request
 from trialgym.records import Message, PolicyInfo, StopReason, Summary, Trajectory, Turn, summarise
 from trialgym.registry import make, register_with_gymnasium
 

@@ -6,7 +6,7 @@ A message says what was given; what was wanted; what to do. The tree, by the bou
     ├── UnknownId (KeyError)          an id that no registry row or task set has
     ├── BadInput (ValueError)         a value, file or field that cannot be used
     │   └── BadFile                   the same, with path, line and field
-    ├── NotReady (RuntimeError)       a call in the wrong state: a step before reset or after the end
+    ├── NotReady (RuntimeError)       a step before reset or after the end
     ├── MissingExtra (ImportError)    an optional package that is not installed
     ├── RunConflict (RuntimeError)    a run directory that is in use, or of another configuration
     ├── StorageFull (OSError)         the disk is full; nothing that was acknowledged is lost
