@@ -100,6 +100,15 @@ class TaskSet(ABC):
         return f"{self.name}/{split}/{index:06d}"
 
     def __getitem__(self, task_id: str) -> Task:
+        return self.build(*self.check(task_id))
+
+    def check(self, task_id: str) -> tuple[str, int]:
+        """Take a task id apart into split and index, without building the task.
+
+        Raises:
+            BadInput: a malformed id, or an index past the split's end.
+            UnknownId: a split that this task set does not have.
+        """
         name, _, rest = task_id.partition("/")
         split, _, digits = rest.rpartition("/")
         if name != self.name or not digits.isdecimal() or not digits.isascii():
@@ -112,7 +121,7 @@ class TaskSet(ABC):
                 f"task id `{task_id[:200]}`; split `{split}` has {size} tasks; "
                 f"use an index below {size}"
             )
-        return self.build(split, index)
+        return split, index
 
     @property
     def first_split(self) -> str:

@@ -1,0 +1,316 @@
+"""Where trajectories are kept: SQLite (write-ahead log) in a file, or PostgreSQL by URL.
+
+A summary row and a compressed body a trajectory, so that tables of thousands of episodes list fast.
+What `add` returned from is kept through a kill of the process at any moment.
+"""
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sql
+import sqlalchemy.event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import OperationalError
+
+from trialgym.errors import BadFile, BadInput, MissingExtra, StorageFull
+from trialgym.records import Json, Trajectory
+
+_META = sql.MetaData()
+EPISODES = sql.Table(
+    "trajectories",
+    _META,
+    sql.Column("run", sql.String(200), primary_key=True),
+    sql.Column("id", sql.String(32), primary_key=True),
+    sql.Column("group", sql.String(200), nullable=False, index=True),
+    sql.Column("env", sql.String(200), nullable=False),
+    sql.Column("env_version", sql.String(40), nullable=False),
+    sql.Column("task_id", sql.String(400), nullable=False),
+    sql.Column("split", sql.String(200), nullable=False),
+    sql.Column("sample", sql.Integer, nullable=False),
+    sql.Column("policy", sql.String(400), nullable=False),
+    sql.Column("iteration", sql.Integer, nullable=False),
+    sql.Column("score", sql.Float, nullable=False),
+    sql.Column("success", sql.Boolean, nullable=False),
+    sql.Column("stop", sql.String(20), nullable=False),
+    sql.Column("turns", sql.Integer, nullable=False),
+    sql.Column("invalid_turns", sql.Integer, nullable=False),
+)
+BODIES = sql.Table(
+    "bodies",
+    _META,
+    sql.Column("run", sql.String(200), primary_key=True),
+    sql.Column("id", sql.String(32), primary_key=True),
+    sql.Column("body", sql.LargeBinary, nullable=False),
+)
+COLUMNS = tuple(column.name for column in EPISODES.columns)
+
+
+class Store:
+    """The trajectories of one run.
+
+    Args:
+        where: a SQLite file, or a SQLAlchemy URL such as `postgresql+psycopg://host/name`.
+        run: name of the run; several runs may share a database.
+        durable: survive a power cut too, at the price of a disk sync for each transaction.
+    """
+
+    def __init__(self, where: Path | str, *, run: str = "default", durable: bool = False) -> None:
+        self.run = run
+        url = str(where)
+        if "://" not in url:
+            Path(url).parent.mkdir(parents=True, exist_ok=True)
+            url = f"sqlite:///{Path(url).absolute()}"
+        try:
+            self.engine = sql.create_engine(url)
+        except ModuleNotFoundError as error:
+            raise MissingExtra(str(error.name), "postgres") from error
+        except sql.exc.ArgumentError as error:
+            raise BadInput(f"store `{where}`: {error}; wanted a file or a database URL") from error
+        if self.engine.dialect.name == "sqlite":
+            sql.event.listen(self.engine, "connect", _pragmas("FULL" if durable else "NORMAL"))
+        self._write(lambda connection: _META.create_all(connection))
+
+    def add(self, trajectories: Iterable[Trajectory]) -> None:
+        """Keep trajectories, all or none; one that is there already stays, unless it was a fault.
+
+        Raises:
+            StorageFull: no space is left; what was added before is safe.
+        """
+        chosen = list({trajectory.id: trajectory for trajectory in trajectories}.values())
+        if not chosen:
+            return
+        rows = [{"run": self.run, **_summary(trajectory)} for trajectory in chosen]
+        bodies = [
+            {"run": self.run, "id": trajectory.id, "body": pack(trajectory)}
+            for trajectory in chosen
+        ]
+
+        def write(connection: sql.Connection) -> None:
+            stale = sql.select(EPISODES.c.id).where(
+                EPISODES.c.run == self.run,
+                EPISODES.c.stop == "fault",
+                EPISODES.c.id.in_([row["id"] for row in rows]),
+            )
+            faults = list(connection.scalars(stale))
+            for table, values in ((EPISODES, rows), (BODIES, bodies)):
+                if faults:
+                    connection.execute(
+                        table.delete().where(table.c.run == self.run, table.c.id.in_(faults))
+                    )
+                insert = sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+                connection.execute(insert.on_conflict_do_nothing(), values)
+
+        self._write(write)
+
+    def summaries(self, group: str | None = None, **equal: Any) -> list[Json]:
+        """List summary rows, in the order of task and sample; filters by equality of columns."""
+        query = self._filtered(sql.select(EPISODES), group, equal)
+        with self.engine.connect() as connection:
+            return [dict(row) for row in connection.execute(query).mappings()]
+
+    def done(self, group: str) -> set[str]:
+        """Give the ids of a group's trajectories, faults left out: what need not run again."""
+        query = sql.select(EPISODES.c.id).where(
+            EPISODES.c.run == self.run, EPISODES.c.group == group, EPISODES.c.stop != "fault"
+        )
+        with self.engine.connect() as connection:
+            return set(connection.scalars(query))
+
+    def trajectories(self, group: str | None = None, **equal: Any) -> Iterator[Trajectory]:
+        """Yield whole trajectories, in the order of task and sample."""
+        joined = EPISODES.join(
+            BODIES, (EPISODES.c.run == BODIES.c.run) & (EPISODES.c.id == BODIES.c.id)
+        )
+        query = self._filtered(sql.select(BODIES.c.body).select_from(joined), group, equal)
+        with self.engine.connect() as connection:
+            for body in connection.execution_options(yield_per=256).scalars(query):
+                yield unpack(body)
+
+    def groups(self) -> dict[str, int]:
+        """Count the trajectories of each group."""
+        query = sql.select(EPISODES.c.group, sql.func.count()).where(EPISODES.c.run == self.run)
+        with self.engine.connect() as connection:
+            rows = connection.execute(query.group_by(EPISODES.c.group).order_by(EPISODES.c.group))
+            return {str(group): int(count) for group, count in rows}
+
+    def runs(self) -> list[str]:
+        """List every run in this database."""
+        with self.engine.connect() as connection:
+            return list(connection.scalars(sql.select(EPISODES.c.run).distinct().order_by("run")))
+
+    def export(self, path: Path | str, group: str | None = None) -> int:
+        """Write trajectories to a `.jsonl` or `.parquet` file; it appears whole or not at all.
+
+        Returns:
+            The number of trajectories written.
+        """
+        return write_file(Path(path), self.trajectories(group))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    def _filtered(
+        self, query: sql.Select[Any], group: str | None, equal: dict[str, Any]
+    ) -> sql.Select[Any]:
+        unknown = sorted(set(equal) - set(COLUMNS))
+        if unknown:
+            raise BadInput(f"filter on {unknown}; wanted columns out of {', '.join(COLUMNS)}")
+        query = query.where(EPISODES.c.run == self.run)
+        wanted = equal if group is None else {**equal, "group": group}
+        for name, value in wanted.items():
+            query = query.where(EPISODES.c[name] == value)
+        return query.order_by(EPISODES.c.group, EPISODES.c.task_id, EPISODES.c.sample)
+
+    def _write(self, work: Callable[[sql.Connection], None]) -> None:
+        try:
+            with self.engine.begin() as connection:
+                work(connection)
+        except OperationalError as error:
+            text = str(error.orig)
+            if "disk is full" in text or "No space left" in text:
+                raise StorageFull(
+                    f"no space left for `{self.engine.url}`; free some and run the same command "
+                    "again: what was stored before is safe"
+                ) from error
+            raise
+
+
+def pack(trajectory: Trajectory) -> bytes:
+    text = json.dumps(trajectory.to_json(), ensure_ascii=False, separators=(",", ":"))
+    return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
+
+
+def unpack(body: bytes) -> Trajectory:
+    return Trajectory.from_json(json.loads(zlib.decompress(body).decode("utf-8", "surrogatepass")))
+
+
+def write_file(path: Path, trajectories: Iterable[Trajectory]) -> int:
+    """Write trajectories as JSON lines, or as Parquet with the whole record in one column."""
+    writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    if path.suffix not in writers:
+        raise BadInput(f"export to `{path}`; wanted a name that ends in {' or '.join(writers)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        count = writers[path.suffix](partial, trajectories)
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise StorageFull(f"no space left for `{path}`; free some and export again") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+    return count
+
+
+def read_file(path: Path | str) -> list[Trajectory]:
+    """Read what `write_file` wrote.
+
+    Raises:
+        BadFile: names the line, and the field where one is missing or unknown.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BadFile(path, "no such file; wanted trajectories as .jsonl or .parquet")
+    lines = _parquet_lines(path) if path.suffix == ".parquet" else _text_lines(path)
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(Trajectory.from_json(json.loads(line)))
+        except json.JSONDecodeError as error:
+            raise BadFile(path, f"not JSON ({error.msg})", line=number) from error
+        except KeyError as error:
+            raise BadFile(path, "missing", line=number, field=str(error.args[0])) from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BadFile(path, f"not a trajectory ({error})", line=number) from error
+    return found
+
+
+def _write_jsonl(path: Path, trajectories: Iterable[Trajectory]) -> int:
+    count = 0
+    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        for trajectory in trajectories:
+            file.write(json.dumps(trajectory.to_json(), ensure_ascii=False) + "\n")
+            count += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return count
+
+
+def _write_parquet(path: Path, trajectories: Iterable[Trajectory]) -> int:
+    # One JSON column: an inferred struct would merge the fields of unlike rows (ecosystem of
+    # `datasets`: None appears in other rows' records), and this one reads back exactly.
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "parquet") from error
+    rows = list(trajectories)
+    columns: dict[str, Sequence[Any]] = {
+        name: [_summary(row)[name] for row in rows] for name in COLUMNS if name != "run"
+    }
+    columns["trajectory"] = [json.dumps(row.to_json()) for row in rows]
+    parquet.write_table(arrow.table(columns), path, compression="zstd")
+    return len(rows)
+
+
+def _parquet_lines(path: Path) -> Iterator[str]:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", "parquet") from error
+    try:
+        yield from parquet.read_table(path, columns=["trajectory"])["trajectory"].to_pylist()
+    except (ArrowInvalid, KeyError) as error:
+        raise BadFile(path, f"not a trajectory table ({error})") from error
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise BadFile(path, f"not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _summary(trajectory: Trajectory) -> Json:
+    return {
+        "id": trajectory.id,
+        "group": trajectory.group,
+        "env": trajectory.env,
+        "env_version": trajectory.env_version,
+        "task_id": trajectory.task_id,
+        "split": trajectory.split,
+        "sample": trajectory.sample,
+        "policy": trajectory.policy.name,
+        "iteration": trajectory.policy.iteration,
+        "score": trajectory.score,
+        "success": trajectory.success,
+        "stop": str(trajectory.stop),
+        "turns": len(trajectory.turns),
+        "invalid_turns": sum(not turn.valid for turn in trajectory.turns),
+    }
+
+
+def _pragmas(synchronous: str) -> Callable[[Any, Any], None]:
+    def configure(connection: Any, _: Any) -> None:
+        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return configure
