@@ -4,15 +4,18 @@ Other packages add rows through the entry-point groups `trialgym.envs`, `trialgy
 `trialgym.algorithms`, each entry `id = "module:Name"`.
 """
 
+import json
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, cast
 
 import gymnasium
 
 from trialgym.core import TextEnv
-from trialgym.errors import BadInput, UnknownId
+from trialgym.errors import BadFile, BadInput, UnknownId
+from trialgym.policy import Policy
 
 ENVS = {
     "trialgym/Household-v0": "trialgym.envs.household:Household",
@@ -81,10 +84,38 @@ def make(name: str, **options: Any) -> TextEnv[Any]:
         UnknownId: no environment has the id.
         BadInput: an option that the environment does not take.
     """
-    factory = find("env", name)
+    return cast("TextEnv[Any]", _call(find("env", name), name, options))
+
+
+AGENT_FILE = "trialgym_agent.json"
+"""Stands in the directory of a saved policy; its `agent` is the registry id that loads it."""
+
+
+def make_agent(name: str | Path, **options: Any) -> Policy:
+    """Make an agent by id, or load the policy saved in a directory.
+
+    Args:
+        name: a registry id such as `expert`, or a directory that a policy's `save` wrote.
+        options: the agent's own options, such as `seed` or `temperature`.
+
+    Raises:
+        UnknownId: no agent has the id, and there is no such directory.
+        BadFile: the directory's description cannot be read.
+    """
+    saved = Path(name) / AGENT_FILE
+    if not saved.is_file():
+        return cast("Policy", _call(find("agent", str(name)), str(name), options))
     try:
-        return cast("TextEnv[Any]", factory(**options))
+        agent = str(json.loads(saved.read_text(encoding="utf-8"))["agent"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadFile(saved, f"not a saved policy ({error!r})", field="agent") from error
+    return cast("Policy", _call(find("agent", agent), agent, options, str(name)))
+
+
+def _call(factory: Any, name: str, options: dict[str, Any], *arguments: str) -> Any:
+    try:
+        return factory(*arguments, **options)
     except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
+        if "argument" not in str(error):
             raise
         raise BadInput(f"options {sorted(options)} of `{name}`: {error}") from error
