@@ -1,0 +1,397 @@
+"""The `transformers` agent: any causal language model that Hugging Face's library loads.
+
+History is appended as token ids and never tokenised again, so what a trainer reads (`encode`) is
+exactly what the model wrote. `restricted` decoding walks the prefix tree of the admissible actions;
+log-probabilities are then those of the choice and not of the spelling, at acting and at training.
+"""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trialgym.core import ActionSpec
+from trialgym.errors import BadFile, BadInput, UnknownId
+from trialgym.policy import Encoding, Reply, Request
+from trialgym.records import Message, PolicyInfo, Trajectory, Turn
+from trialgym.registry import make
+
+from .chat import Chat, Pieces
+from .engine import Engine, Prompt, Sample, Sampling, Trie, trie_of
+from .formats import format_of
+from .scoring import turn_log_probs
+from .torch_first import torch, transformers
+
+SETTINGS_FILE = "trialgym_agent.json"
+DEFAULT_CONTEXT = 4096
+"""Context window where the model's configuration names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a model is spoken to; saved with it."""
+
+    format: str = "react"
+    restricted: bool = False
+    """Whether replies are one of the admissible actions, where the environment lists them."""
+    system: bool = True
+    """Whether a system prompt tells the environment's grammar and the format."""
+    chat_template: str | None = None
+    """`plain`, `chatml` or a template's text, in place of the tokenizer's own."""
+    max_new_tokens: int = 128
+    max_context: int | None = None
+    """Longest row in tokens; None for what the model was built for."""
+
+
+class Language:
+    """A causal language model as a policy.
+
+    Args:
+        model: a directory, a hub id, or a directory that `save` wrote.
+        format: `react` or `act`; None for the one saved with the model, else `react`. So with the
+            other settings: restricted, system, chat_template, max_new_tokens, max_context.
+        adapter: directory of a PEFT adapter to put on the model.
+        lora: rank of a new LoRA adapter on every linear layer, to be trained.
+        dtype: a torch dtype's name; `auto` is the checkpoint's own on a GPU and float32 on a CPU.
+        batch_slots: episodes whose keys and values are kept between turns.
+
+    Raises:
+        BadInput: the model cannot be loaded, a setting is unknown, or the chat template is not
+            prefix-stable.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        format: str | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+        adapter: str | Path | None = None,
+        lora: int | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        restricted: bool | None = None,
+        system: bool | None = None,
+        chat_template: str | None = None,
+        max_context: int | None = None,
+        batch_slots: int = 64,
+    ) -> None:
+        given = {
+            "format": format,
+            "restricted": restricted,
+            "system": system,
+            "chat_template": chat_template,
+            "max_new_tokens": max_new_tokens,
+            "max_context": max_context,
+        }
+        chosen = {name: value for name, value in given.items() if value is not None}
+        self.settings = replace(_saved_settings(Path(model)), **chosen)
+        self.format = format_of(self.settings.format)
+        self.top_p, self.batch_slots = top_p, batch_slots
+        self._model, self._tokenizer = load(str(model), adapter, lora, device, dtype)
+        self._info = PolicyInfo(
+            str(model), str(adapter) if adapter else None, temperature=temperature, seed=seed
+        )
+        self._begin()
+        self._cut(())
+
+    def _begin(self) -> None:
+        self._rows: dict[str, tuple[tuple[Turn, ...], tuple[int, ...]]] = {}
+        self._pieces: dict[tuple[Message, ...], Pieces] = {}
+        self._specs: dict[str, ActionSpec | None] = {}
+        self._spelled: dict[str, tuple[int, ...]] = {}
+
+    # What the hall's protocols ask for.
+
+    @property
+    def info(self) -> PolicyInfo:
+        return self._info
+
+    @property
+    def needs_candidates(self) -> bool:
+        return self.settings.restricted
+
+    @property
+    def model(self) -> Any:
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._tokenizer
+
+    def preamble(self, instruction: str, spec: ActionSpec) -> tuple[Message, ...]:
+        """Give the system prompt: the grammar of actions and the format of replies."""
+        if not self.settings.system:
+            return ()
+        return (Message("system", f"{spec.grammar}\n\n{self.format.instructions}"),)
+
+    def act(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        """Answer every request; one whose row fills the context says so."""
+        prompts, added = [], []
+        for request in requests:
+            history, ids = self._row(request)
+            added.append(ids)
+            prompts.append(
+                Prompt(request.episode, history + ids, request.seed, self._allowed(request))
+            )
+        sampling = Sampling(self._info.temperature, self.top_p, self.settings.max_new_tokens)
+        samples = self.engine.generate(prompts, sampling)
+        return [self._reply(sample, ids) for sample, ids in zip(samples, added, strict=True)]
+
+    def forget(self, episode: str) -> None:
+        """Free the episode's slot."""
+        self._rows.pop(episode, None)
+        self.engine.forget(episode)
+
+    def with_info(self, info: PolicyInfo) -> "Language":
+        """Give a view of the same weights under another name, temperature or seed."""
+        view = copy.copy(self)
+        view._info, view._rows = info, {}
+        return view
+
+    def parameters(self) -> Sequence[Any]:
+        return [p for p in self._model.parameters() if p.requires_grad]
+
+    def prepare(self, trajectory: Trajectory) -> Encoding:
+        return self.encode(trajectory)
+
+    def log_probs(self, prepared: Sequence[Encoding]) -> Any:
+        """Sum each turn's token log-probabilities, dropout off; turns without loss included."""
+        return turn_log_probs(self._model, prepared, self._tokenizer.pad_token_id or 0)
+
+    def clone(self) -> "Language":
+        """Copy the weights: a frozen reference."""
+        twin = copy.copy(self)
+        # The engine is tied to its weights; the copy makes its own when it acts.
+        twin.__dict__.pop("engine", None)
+        twin._model = copy.deepcopy(self._model).requires_grad_(False).eval()
+        twin._rows = {}
+        return twin
+
+    def save(self, directory: Path) -> None:
+        """Write model (an adapter as an adapter), tokenizer and settings."""
+        self._model.save_pretrained(directory)
+        self._tokenizer.save_pretrained(directory)
+        text = json.dumps(asdict(self.settings), indent=2)
+        (Path(directory) / SETTINGS_FILE).write_text(text + "\n")
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine over these weights, made when first asked to act."""
+        configured = self._model.generation_config.eos_token_id
+        stops = {self._cut(()).end, self._tokenizer.eos_token_id}
+        stops |= set(configured) if isinstance(configured, list) else {configured}
+        limit = self.settings.max_context or self.longest
+        return Engine(
+            self._model,
+            stops={token for token in stops if token is not None},
+            max_context=limit,
+            slots=self.batch_slots,
+        )
+
+    @property
+    def longest(self) -> int:
+        """Positions that the model was built for."""
+        config = self._model.config.get_text_config().to_dict()
+        return int(config.get("max_position_embeddings") or DEFAULT_CONTEXT)
+
+    # Rows of tokens.
+
+    def encode(self, trajectory: Trajectory) -> Encoding:
+        """Give an episode's exact tokens: as sampled where known, else as the format renders them.
+
+        A turn counts as sampled by this tokenizer when its ids decode to its text.
+        """
+        ids: list[int] = []
+        owner: list[int] = []
+        loss: list[bool] = []
+        allowed: dict[int, tuple[int, ...]] = {}
+        preamble = self._preamble_of(trajectory)
+        for index, turn in enumerate(trajectory.turns):
+            prompt, reply = self._spans(turn, preamble, trajectory.turns[:index])
+            allowed |= self._allowed_at(turn, reply, len(ids) + len(prompt))
+            ids += prompt + reply
+            owner += [-1] * len(prompt) + [index] * len(reply)
+            loss += [False] * len(prompt) + [turn.loss] * len(reply)
+        return Encoding(tuple(ids), tuple(owner), tuple(loss), allowed)
+
+    def _preamble_of(self, trajectory: Trajectory) -> tuple[Message, ...]:
+        """Give what this policy itself would have been told, whoever acted."""
+        if not self.settings.system:
+            return ()
+        if trajectory.env not in self._specs:
+            try:
+                self._specs[trajectory.env] = make(trajectory.env).grammar()
+            except UnknownId:
+                self._specs[trajectory.env] = None
+        told = trajectory.info.get("grammar")
+        spec = ActionSpec(str(told)) if told else self._specs[trajectory.env]
+        return self.preamble(trajectory.instruction, spec) if spec else trajectory.preamble
+
+    def _spans(
+        self, turn: Turn, preamble: tuple[Message, ...], before: Sequence[Turn]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the tokens before a turn's reply, and the reply's."""
+        if self._sampled(turn):
+            return turn.prompt_ids, turn.token_ids
+        text = self.format.render(turn.thought, turn.action) if turn.action else turn.text
+        reply = (*self._ids(text), self._cut(()).end)
+        return self._prompt(turn.observation, preamble, before), reply
+
+    def _sampled(self, turn: Turn) -> bool:
+        if not turn.token_ids or not turn.prompt_ids:
+            return False
+        known = max(*turn.token_ids, *turn.prompt_ids, 0) < len(self._tokenizer)
+        return known and self._text(turn.token_ids) == turn.text
+
+    def _prompt(
+        self, observation: str, preamble: tuple[Message, ...], before: Sequence[Turn]
+    ) -> tuple[int, ...]:
+        """Give the tokens from the end of the last reply to the start of the next."""
+        pieces = self._cut(preamble)
+        head, tail = pieces.between if before else pieces.opening
+        seen = self._ids(observation.strip() if pieces.trims else observation)
+        ids = (*self._ids(head, trusted=True), *seen, *self._ids(tail, trusted=True))
+        last = before[-1] if before else None
+        # A reply that was cut off did not end its turn; the prompt does.
+        cut = last is not None and self._sampled(last) and last.token_ids[-1] not in self.stops
+        return (pieces.end, *ids) if cut else ids
+
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        return self.engine.stops
+
+    def _cut(self, preamble: tuple[Message, ...]) -> Pieces:
+        if preamble not in self._pieces:
+            chat = Chat(self._tokenizer, self.settings.chat_template)
+            self._pieces[preamble] = chat.pieces(preamble)
+        return self._pieces[preamble]
+
+    def _ids(self, text: str, *, trusted: bool = False) -> tuple[int, ...]:
+        """Tokenise; only trusted text may hold control tokens."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not trusted)
+        return tuple(encoded["input_ids"])
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(
+            self._tokenizer.decode(
+                list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def _row(self, request: Request) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the row up to the last reply, and what the new observation appends to it."""
+        known, row = self._rows.get(request.episode, ((), ()))
+        turns = tuple(request.turns)
+        if len(known) > len(turns) or any(a is not b for a, b in zip(known, turns, strict=False)):
+            known, row = (), ()
+        preamble = self.preamble(request.instruction, request.spec)
+        for index in range(len(known), len(turns)):
+            prompt, reply = self._spans(turns[index], preamble, turns[:index])
+            row += prompt + reply
+        self._rows[request.episode] = (turns, row)
+        return row, self._prompt(request.observation, preamble, turns)
+
+    # Restricted decoding.
+
+    def _allowed(self, request: Request) -> Trie | None:
+        if not self.settings.restricted or not request.spec.valid:
+            return None
+        return trie_of(self._spelling(action) for action in request.spec.valid)
+
+    def _spelling(self, action: str) -> tuple[int, ...]:
+        if action not in self._spelled:
+            text = self.format.render("", action)
+            self._spelled[action] = (*self._ids(text), self._cut(()).end)
+        return self._spelled[action]
+
+    def _allowed_at(
+        self, turn: Turn, reply: Sequence[int], start: int
+    ) -> Mapping[int, tuple[int, ...]]:
+        if not self.settings.restricted or not turn.candidates:
+            return {}
+        node = trie_of([*(self._spelling(action) for action in turn.candidates), reply])
+        allowed = {}
+        for position, token in enumerate(reply, start):
+            allowed[position] = tuple(sorted(node))
+            node = node[token]
+        return allowed
+
+    def _reply(self, sample: Sample, prompt: tuple[int, ...]) -> Reply:
+        text = self._text(sample.ids)
+        parsed = self.format.parse(text)
+        return Reply(
+            action=parsed.action,
+            text=text,
+            thought=parsed.thought,
+            problem=parsed.problem,
+            log_prob=sum(sample.log_probs),
+            prompt_ids=prompt,
+            token_ids=sample.ids,
+            token_log_probs=sample.log_probs,
+            out_of_context=sample.full,
+        )
+
+
+def _saved_settings(directory: Path) -> Settings:
+    path = directory / SETTINGS_FILE
+    if not path.is_file():
+        return Settings()
+    try:
+        row = json.loads(path.read_text())
+    except ValueError as error:
+        raise BadFile(path, f"no valid JSON ({error}); wanted what `save` writes") from error
+    names = {field.name for field in fields(Settings)}
+    if not isinstance(row, dict) or not set(row) <= names:
+        raise BadFile(path, f"wanted an object with some of {', '.join(sorted(names))}")
+    return Settings(**row)
+
+
+def load(
+    model: str, adapter: str | Path | None, lora: int | None, device: str | None, dtype: str
+) -> tuple[Any, Any]:
+    """Load a model, with its adapter where it has one, and its tokenizer."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "auto" and not place.startswith("cuda"):
+        dtype = "float32"
+    base = model
+    if (Path(model) / "adapter_config.json").is_file():
+        if adapter is not None:
+            raise BadInput(
+                f"model `{model}` is an adapter; wanted one adapter; leave `adapter` out"
+            )
+        adapter, base = model, _base_of(Path(model))
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+        network = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"model `{model}`; wanted a directory or hub id that transformers can load as a causal "
+            f"language model with its tokenizer; {error}"
+        ) from error
+    if adapter is not None or lora is not None:
+        network = _with_adapter(network, adapter, lora)
+    return network.to(place).eval(), tokenizer
+
+
+def _base_of(adapter: Path) -> str:
+    row = json.loads((adapter / "adapter_config.json").read_text())
+    return str(row["base_model_name_or_path"])
+
+
+def _with_adapter(network: Any, adapter: str | Path | None, lora: int | None) -> Any:
+    import peft
+
+    if adapter is not None:
+        return peft.PeftModel.from_pretrained(network, str(adapter), is_trainable=True)
+    config = peft.LoraConfig(
+        r=lora, lora_alpha=2 * (lora or 0), target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return peft.get_peft_model(network, config)
