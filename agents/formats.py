@@ -275,11 +275,10 @@ def _unfenced(body: str, *, sql: bool) -> str:
 
 
 def _thought_of(text: str) -> str:
-    mark = _MARKER.match(text.lstrip())
-    text = text.lstrip()
-    return (
-        text[mark.end() :] if mark and mark[1].lower() in ("thought", "think") else text
-    ).strip()
+    text = text.strip()
+    mark = _MARKER.match(text)
+    named = mark is not None and mark[1].lower() in ("thought", "think")
+    return text[mark.end() :].strip() if mark and named else text
 
 
 def _from_box(text: str) -> _Found | None:

@@ -6,44 +6,26 @@ log-probabilities are then those of the choice and not of the spelling, at actin
 """
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trialgym.core import ActionSpec
-from trialgym.errors import BadFile, BadInput, UnknownId
+from trialgym.errors import UnknownId
 from trialgym.policy import Encoding, Reply, Request
 from trialgym.records import Message, PolicyInfo, Trajectory, Turn
 from trialgym.registry import make
 
 from .chat import Chat, Pieces
+from .checkpoint import load, read_settings, write_settings
 from .engine import Engine, Prompt, Sample, Sampling, Trie, trie_of
 from .formats import format_of
 from .scoring import turn_log_probs
-from .torch_first import torch, transformers
 
-SETTINGS_FILE = "trialgym_agent.json"
 DEFAULT_CONTEXT = 4096
 """Context window where the model's configuration names none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a model is spoken to; saved with it."""
-
-    format: str = "react"
-    restricted: bool = False
-    """Whether replies are one of the admissible actions, where the environment lists them."""
-    system: bool = True
-    """Whether a system prompt tells the environment's grammar and the format."""
-    chat_template: str | None = None
-    """`plain`, `chatml` or a template's text, in place of the tokenizer's own."""
-    max_new_tokens: int = 128
-    max_context: int | None = None
-    """Longest row in tokens; None for what the model was built for."""
 
 
 class Language:
@@ -82,7 +64,7 @@ class Language:
         max_context: int | None = None,
         batch_slots: int = 64,
     ) -> None:
-        given = {
+        given: dict[str, Any] = {
             "format": format,
             "restricted": restricted,
             "system": system,
@@ -91,7 +73,7 @@ class Language:
             "max_context": max_context,
         }
         chosen = {name: value for name, value in given.items() if value is not None}
-        self.settings = replace(_saved_settings(Path(model)), **chosen)
+        self.settings = replace(read_settings(Path(model)), **chosen)
         self.format = format_of(self.settings.format)
         self.top_p, self.batch_slots = top_p, batch_slots
         self._model, self._tokenizer = load(str(model), adapter, lora, device, dtype)
@@ -152,6 +134,7 @@ class Language:
     def with_info(self, info: PolicyInfo) -> "Language":
         """Give a view of the same weights under another name, temperature or seed."""
         view = copy.copy(self)
+        view.__dict__["engine"] = self.engine
         view._info, view._rows = info, {}
         return view
 
@@ -178,8 +161,7 @@ class Language:
         """Write model (an adapter as an adapter), tokenizer and settings."""
         self._model.save_pretrained(directory)
         self._tokenizer.save_pretrained(directory)
-        text = json.dumps(asdict(self.settings), indent=2)
-        (Path(directory) / SETTINGS_FILE).write_text(text + "\n")
+        write_settings(self.settings, Path(directory))
 
     @cached_property
     def engine(self) -> Engine:
@@ -338,60 +320,3 @@ class Language:
             token_log_probs=sample.log_probs,
             out_of_context=sample.full,
         )
-
-
-def _saved_settings(directory: Path) -> Settings:
-    path = directory / SETTINGS_FILE
-    if not path.is_file():
-        return Settings()
-    try:
-        row = json.loads(path.read_text())
-    except ValueError as error:
-        raise BadFile(path, f"no valid JSON ({error}); wanted what `save` writes") from error
-    names = {field.name for field in fields(Settings)}
-    if not isinstance(row, dict) or not set(row) <= names:
-        raise BadFile(path, f"wanted an object with some of {', '.join(sorted(names))}")
-    return Settings(**row)
-
-
-def load(
-    model: str, adapter: str | Path | None, lora: int | None, device: str | None, dtype: str
-) -> tuple[Any, Any]:
-    """Load a model, with its adapter where it has one, and its tokenizer."""
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if dtype == "auto" and not place.startswith("cuda"):
-        dtype = "float32"
-    base = model
-    if (Path(model) / "adapter_config.json").is_file():
-        if adapter is not None:
-            raise BadInput(
-                f"model `{model}` is an adapter; wanted one adapter; leave `adapter` out"
-            )
-        adapter, base = model, _base_of(Path(model))
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        network = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(
-            f"model `{model}`; wanted a directory or hub id that transformers can load as a causal "
-            f"language model with its tokenizer; {error}"
-        ) from error
-    if adapter is not None or lora is not None:
-        network = _with_adapter(network, adapter, lora)
-    return network.to(place).eval(), tokenizer
-
-
-def _base_of(adapter: Path) -> str:
-    row = json.loads((adapter / "adapter_config.json").read_text())
-    return str(row["base_model_name_or_path"])
-
-
-def _with_adapter(network: Any, adapter: str | Path | None, lora: int | None) -> Any:
-    import peft
-
-    if adapter is not None:
-        return peft.PeftModel.from_pretrained(network, str(adapter), is_trainable=True)
-    config = peft.LoraConfig(
-        r=lora, lora_alpha=2 * (lora or 0), target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return peft.get_peft_model(network, config)

@@ -37,9 +37,8 @@ def _sums(model: Any, rows: Sequence[Encoding], pad: int) -> torch.Tensor:
     if not spots:
         return torch.zeros(len(rows), turns, device=model.device)
     logits = _logits_before(model, rows, spots, pad)
-    lines, places, owners = (
-        torch.tensor(column, device=model.device) for column in zip(*spots, strict=True)
-    )
+    lines = torch.tensor([line for line, _, _ in spots], device=model.device)
+    owners = torch.tensor([turn for _, _, turn in spots], device=model.device)
     tokens = torch.tensor([rows[line].ids[place] for line, place, _ in spots], device=model.device)
     scores = logits.gather(-1, tokens[:, None])[:, 0] - _normaliser(logits, rows, spots)
     sums = torch.zeros(len(rows), turns, dtype=scores.dtype, device=model.device)

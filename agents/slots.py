@@ -35,7 +35,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self.slots, self.capacity = slots, 0
         self.rows: torch.Tensor | slice = slice(0, 0)
-        self.positions = torch.zeros(0, 0, dtype=torch.long)
+        self.lines = self.positions = torch.zeros(0, 0, dtype=torch.long)
         self.length = 0
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -53,12 +53,10 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
+        cells = (self.lines, slice(None), self.positions)
+        self.keys[cells] = key_states.transpose(1, 2)
+        self.values[cells] = value_states.transpose(1, 2)
         rows = self.rows
-        index = (
-            torch.arange(rows.stop, device=key_states.device) if isinstance(rows, slice) else rows
-        )
-        self.keys[index[:, None], :, self.positions] = key_states.transpose(1, 2)
-        self.values[index[:, None], :, self.positions] = value_states.transpose(1, 2)
         return self.keys[rows, :, : self.length], self.values[rows, :, : self.length]
 
     def grow(self, capacity: int) -> None:
@@ -159,9 +157,10 @@ class SlotCache(Cache):  # type: ignore[misc]
             device=self.device,
         )
         front = list(rows) == list(range(len(rows)))
-        index = slice(0, len(rows)) if front else torch.tensor(list(rows), device=self.device)
+        lines = torch.tensor(list(rows), device=self.device)
         for layer in self.layers:
-            layer.rows, layer.positions, layer.length = index, positions, length
+            layer.rows = slice(0, len(rows)) if front else lines
+            layer.lines, layer.positions, layer.length = lines[:, None], positions, length
         for row, piece in zip(rows, pieces, strict=True):
             self.slots[row].tokens += piece
         return positions
