@@ -11,7 +11,7 @@ from trialgym.core import (
 )
 from trialgym.policy import Policy, Reply, Request
 from trialgym.records import Message, PolicyInfo, StopReason, Summary, Trajectory, Turn, summarise
-from trialgym.registry import make, make_agent, register_with_gymnasium
+from trialgym.registry import make, make_agent, make_vec, register_with_gymnasium
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Turn",
     "make",
     "make_agent",
+    "make_vec",
     "summarise",
 ]
 

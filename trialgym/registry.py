@@ -9,13 +9,16 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium
 
 from trialgym.core import TextEnv
 from trialgym.errors import BadFile, BadInput, UnknownId
 from trialgym.policy import Policy
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 ENVS = {
     "trialgym/Household-v0": "trialgym.envs.household:Household",
@@ -70,7 +73,8 @@ def register_with_gymnasium() -> None:
     """Let `gymnasium.make` know every env row, so that our ids work there too."""
     for name, place in table("env").items():
         if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=place)
+            vector_place = f"trialgym.envs.vector:{name}"
+            gymnasium.register(name, entry_point=place, vector_entry_point=vector_place)
 
 
 def make(name: str, **options: Any) -> TextEnv[Any]:
@@ -89,6 +93,23 @@ def make(name: str, **options: Any) -> TextEnv[Any]:
 
 AGENT_FILE = "trialgym_agent.json"
 """Stands in the directory of a saved policy; its `agent` is the registry id that loads it."""
+
+
+def make_vec(name: str, num_envs: int = 1, **options: Any) -> "VectorEnv[Any, Any, Any]":
+    """Make many environments that step together; see `trialgym.envs.vector` for the options.
+
+    Args:
+        name: a registry id.
+        num_envs: how many slots.
+        options: `backend` (`inline`, `thread` or `process`), `autoreset_mode`, `workers`, and the
+            environment's own options.
+
+    Raises:
+        UnknownId: no environment has the id.
+        BadInput: an option that neither the vector nor the environment takes.
+    """
+    vector = locate("trialgym.envs.vector:make_vec")(name, num_envs, **options)
+    return cast("VectorEnv[Any, Any, Any]", vector)
 
 
 def make_agent(name: str | Path, **options: Any) -> Policy:
