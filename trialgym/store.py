@@ -4,10 +4,14 @@ A summary row and a compressed body a trajectory, so that tables of thousands of
 What `add` returned from is kept through a kill of the process at any moment.
 """
 
+import fcntl
 import json
 import os
+import platform
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,7 +20,7 @@ import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
-from trialgym.errors import BadFile, BadInput, MissingExtra, StorageFull
+from trialgym.errors import BadFile, BadInput, MissingExtra, RunConflict, StorageFull
 from trialgym.records import Json, Trajectory
 
 _META = sql.MetaData()
@@ -189,6 +193,43 @@ class Store:
             raise
 
 
+def open_source(source: str) -> Store:
+    """Open a store that is there: a run directory's, a SQLite file, or a URL (`URL#RUN`).
+
+    Raises:
+        BadFile: there is no such store.
+        BadInput: the database holds several runs, and none is named.
+    """
+    url, _, run = source.partition("#")
+    if "://" in url:
+        store = Store(url)
+        known = store.runs()
+        store.run = run or (known[0] if len(known) == 1 else "")
+        if store.run not in known:
+            store.close()
+            raise BadInput(
+                f"run `{run}` of `{without_password(url)}`; wanted `URL#RUN` with one of {known}"
+            )
+        return store
+    path = Path(source)
+    file = path / "trajectories.sqlite" if path.is_dir() else path
+    if not file.is_file():
+        raise BadFile(file, "no such store; wanted a run directory, a database file or its URL")
+    return Store(file)
+
+
+def read_trajectories(source: str, group: str | None = None) -> list[Trajectory]:
+    """Read trajectories of a run directory, a database or an exported file."""
+    if Path(source).suffix in (".jsonl", ".parquet"):
+        return [one for one in read_file(source) if group in (None, one.group)]
+    with open_source(source) as kept:
+        return list(kept.trajectories(group))
+
+
+def without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
+
+
 def pack(trajectory: Trajectory) -> bytes:
     text = json.dumps(trajectory.to_json(), ensure_ascii=False, separators=(",", ":"))
     return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
@@ -314,3 +355,67 @@ def _pragmas(synchronous: str) -> Callable[[Any, Any], None]:
             connection.execute(f"PRAGMA {pragma}")
 
     return configure
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+_HELD: set[Path] = set()
+"""Directories that this process has locked; the system's lock only holds between processes."""
+
+
+@contextmanager
+def run_lock(directory: Path) -> Iterator[None]:
+    """Hold a run directory; made if need be. The system frees the lock when the process dies.
+
+    Raises:
+        RunConflict: another process, or another thread of this one, holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory.resolve() / "run.lock"
+    if path in _HELD:
+        raise RunConflict(f"run directory `{directory}` is in use by this process; wait for it")
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise RunConflict(
+                f"run directory `{directory}` is in use by {file.read(200).strip()}; "
+                "wait for it, stop it, or give another directory"
+            ) from error
+        _HELD.add(path)
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n")
+            file.flush()
+            yield
+        finally:
+            _HELD.remove(path)
+
+
+def check_config(directory: Path, config: Json) -> None:
+    """Write a new run directory's `config.json`, or compare an older one's with `config`.
+
+    Raises:
+        RunConflict: they differ; the message names the fields.
+    """
+    path = directory / "config.json"
+    config = json.loads(json.dumps(config, default=str))
+    if not path.is_file():
+        return write_json(path, config)
+    try:
+        there = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise BadFile(path, f"not a run's configuration ({error})") from error
+    names = [key for key in {**there, **config} if there.get(key) != config.get(key)]
+    if names:
+        told = ", ".join(f"`{key}` is {there.get(key)!r}, not {config.get(key)!r}" for key in names)
+        raise RunConflict(
+            f"run directory `{directory}` has another configuration: {told[:1500]}; "
+            "give the same options again, or another directory"
+        )
