@@ -1,0 +1,1 @@
+"""What another package needs to add an environment, an agent and an algorithm to trialgym."""
