@@ -1,5 +1,7 @@
 """Text environments with the Gymnasium interface, and the loop that learns from trial and error."""
 
+import os
+
 from trialgym.core import (
     ActionSpec,
     AnyText,
@@ -37,4 +39,7 @@ __all__ = [
     "summarise",
 ]
 
+# OpenMP threads that wait by spinning starve the other processes of a machine (measured: training
+# and rollouts up to 8 times slower); the variable is only read while torch is being imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 register_with_gymnasium()
