@@ -8,11 +8,11 @@ is missing. Infrastructure faults are retried and told apart from the agent's fa
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, SupportsFloat
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -25,7 +25,10 @@ from trialgym.store import Store
 
 FLUSH_EPISODES = 32
 FLUSH_SECONDS = 0.5
-"""Finished episodes are stored when so many wait, or the oldest has waited so long."""
+"""Finished episodes are stored when so many wait, and every so often."""
+GATHER_SHARE = 0.02
+"""A batch waits for further requests as long as they come at least this often, as a share of the
+time that the policy took for its last batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +56,68 @@ class _Waiting:
 
 
 class _Batcher:
-    """Hands the policy all requests that wait, whenever it is free."""
+    """Hands the policy all requests that wait, whenever it is free.
+
+    The policy is only ever called from one thread: `pool` has one worker, or there is none and the
+    event loop's own thread serves.
+    """
 
     def __init__(self, policy: Policy, pool: ThreadPoolExecutor | None) -> None:
         self.policy, self.pool = policy, pool
         self.waiting, self.ready = _Waiting(), asyncio.Event()
+        self.forgotten: list[str] = []
+        self.seconds = 0.0
 
-    async def ask(self, request: Request) -> Reply:
+    def ask(self, request: Request) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self.waiting.requests.append(request)
         self.waiting.futures.append(future)
         self.ready.set()
-        return await future
+        return future
+
+    async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a method of the policy; its exceptions come back marked as its own."""
+        try:
+            return await _in(self.pool, function, *arguments)
+        except Fault:
+            raise
+        except Exception as error:
+            raise _PolicyFailed(error) from error
 
     async def serve(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await self.ready.wait()
-            # Episodes that were answered together step together: let them all ask first.
-            await asyncio.sleep(0)
+            await self._gather()
             batch, self.waiting = self.waiting, _Waiting()
             self.ready.clear()
+            began = time.monotonic()
             try:
-                if self.pool is None:
-                    replies = self.policy.act(batch.requests)
-                else:
-                    replies = await loop.run_in_executor(self.pool, self.policy.act, batch.requests)
+                replies = await self.call(self._answer, batch.requests)
                 for future, reply in zip(batch.futures, replies, strict=True):
                     if not future.cancelled():
                         future.set_result(reply)
             except Exception as error:
                 for future in batch.futures:
                     if not future.done():
-                        future.set_exception(_PolicyFailed(error))
+                        future.set_exception(error)
+            self.seconds = time.monotonic() - began
+
+    async def _gather(self) -> None:
+        # Episodes that were answered together step together, in threads at slightly different
+        # times: let them all ask. A moment without a new request ends the waiting for the rest.
+        asked = 0
+        while asked != len(self.waiting.requests):
+            asked = len(self.waiting.requests)
+            await asyncio.sleep(self.seconds * GATHER_SHARE if self.pool else 0)
+
+    def _answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        self.forget()
+        return self.policy.act(requests)
+
+    def forget(self) -> None:
+        """Let the policy forget the episodes that have ended."""
+        while self.forgotten:
+            self.policy.forget(self.forgotten.pop())
 
 
 class _PolicyFailed(Exception):
@@ -115,29 +147,28 @@ class _Collection:
         self.keep_candidates = needs if keep_candidates is None else keep_candidates
         self.finished: list[Trajectory] = []
         self.unstored: list[Trajectory] = []
-        self.stored_at = time.monotonic()
 
     async def run(self, work: Iterable[tuple[str, int]], first: TextEnv[Any]) -> None:
         queue = deque(work)
         count = min(self.limits.concurrency, len(queue))
-        blocking = first.blocking
-        pools = [ThreadPoolExecutor(n) if blocking else None for n in (max(count, 1), 1)]
-        self.env_pool = pools[0]
-        self.batcher = _Batcher(self.policy, pools[1])
-        server = asyncio.create_task(self.batcher.serve())
-        spare = [first]
-        try:
+        self.tasks = first.tasks
+        # Twice as many threads as episodes: closing must not wait behind steps that hang.
+        self.env_pool = ThreadPoolExecutor(2 * count) if first.blocking else None
+        policy_pool = ThreadPoolExecutor(1) if first.blocking else None
+        self.batcher = _Batcher(self.policy, policy_pool)
+        with ExitStack() as stack:  # runs from the last to the first
+            stack.callback(self.batcher.forget)
+            if self.env_pool is not None and policy_pool is not None:
+                stack.callback(policy_pool.shutdown, cancel_futures=True)
+                stack.callback(self.env_pool.shutdown, wait=False, cancel_futures=True)
+            stack.callback(self.flush)
             async with asyncio.TaskGroup() as group:
-                for _ in range(count):
-                    group.create_task(self._worker(queue, spare.pop() if spare else None))
-        finally:
-            server.cancel()
-            self.flush()
-            for env in spare:
-                env.close()
-            for pool in pools:
-                if pool is not None:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                helpers = [group.create_task(f()) for f in (self.batcher.serve, self._flush_often)]
+                async with asyncio.TaskGroup() as workers:
+                    for number in range(count):
+                        workers.create_task(self._worker(queue, None if number else first))
+                for helper in helpers:
+                    helper.cancel()
 
     async def _worker(self, queue: deque[tuple[str, int]], env: TextEnv[Any] | None) -> None:
         try:
@@ -145,66 +176,49 @@ class _Collection:
                 task_id, sample = queue.popleft()
                 for attempt in range(self.limits.retries + 1):
                     try:
-                        env = env or self.factory()
+                        env = env or await _in(self.env_pool, self.factory)
                         trajectory = await self._episode(env, task_id, sample)
                         break
-                    except (_PolicyFailed, BadInput, UnknownId, NotReady, asyncio.CancelledError):
+                    except (_PolicyFailed, BadInput, UnknownId, NotReady):
                         raise
                     except Exception as error:
-                        if env is not None:
-                            env.close()
-                            env = None
                         trajectory = self._fault(task_id, sample, error, attempt)
+                        await self._close(env)
+                        env = None
                 self._keep(trajectory)
         finally:
-            if env is not None:
-                env.close()
+            await self._close(env)
 
-    async def _call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        if self.env_pool is None:
-            return function(*arguments)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.env_pool, lambda: function(*arguments))
+    async def _close(self, env: TextEnv[Any] | None) -> None:
+        if env is not None:
+            # A broken environment may not even close; that must not end the other episodes.
+            with suppress(Exception):
+                await _in(self.env_pool, env.close)
 
     async def _episode(self, env: TextEnv[Any], task_id: str, sample: int) -> Trajectory:
-        key = episode_key(self.group, self.env, task_id, self.policy.info, sample)
-        base = self.policy.info.seed, self.group, task_id, sample
-        observation, _ = await self._call(_reset, env, task_id)
+        policy, listed = self.policy.info, self.list_candidates
+        key = episode_key(self.group, self.env, task_id, policy, sample)
+        seen = await _in(self.env_pool, _begin, env, task_id, listed)
         instruction, began = env.task.instruction, time.monotonic()
+        preamble = await self.batcher.call(self.policy.preamble, instruction, env.grammar())
         turns: list[Turn] = []
-        preamble = self.policy.preamble(instruction, env.grammar())
         stop, score, success = StopReason.MAX_TURNS, 0.0, False
         try:
             while True:
-                before = await self._call(_look, env, self.list_candidates)
-                spec, state_hash = before
+                seed = seed_of(policy.seed, self.group, task_id, sample, len(turns))
                 request = Request(
-                    key, instruction, observation, turns, spec, seed_of(*base, len(turns)),
-                    env.expert,
-                )  # fmt: skip
+                    key, instruction, seen.observation, turns, seen.spec, seed, env.expert
+                )
                 reply = await self.batcher.ask(request)
                 if reply.out_of_context:
                     stop = StopReason.CONTEXT
                     break
-                seen = observation
-                observation, reward, done, truncated, info = await self._call(_act, env, reply)
-                score, success = float(info["score"]), bool(info["success"])
-                turns.append(
-                    Turn(
-                        observation=seen,
-                        action=reply.action or "",
-                        text=reply.text if reply.text != reply.action else "",
-                        thought=reply.thought,
-                        reward=float(reward),
-                        valid=not info["invalid"],
-                        state_hash=state_hash,
-                        candidates=(spec.valid or ()) if self.keep_candidates else (),
-                        log_prob=reply.log_prob,
-                        prompt_ids=reply.prompt_ids,
-                        token_ids=reply.token_ids,
-                        token_log_probs=reply.token_log_probs,
-                    )
+                before = seen
+                seen, reward, done, truncated, info = await _in(
+                    self.env_pool, _act, env, reply, listed
                 )
+                score, success = float(info["score"]), bool(info["success"])
+                turns.append(self._turn(before, reply, reward, info))
                 if done:
                     stop = StopReason.SUCCESS if success else StopReason.FAILURE
                 elif truncated or self._repeats(turns):
@@ -215,22 +229,38 @@ class _Collection:
                     continue
                 break
         finally:
-            self.policy.forget(key)
+            self.batcher.forgotten.append(key)
         return Trajectory(
             env=self.env,
             task_id=task_id,
             split=env.task.split,
             instruction=instruction,
             turns=tuple(turns),
-            final_observation=observation,
+            final_observation=seen.observation,
             score=score,
             success=success,
             stop=stop,
-            policy=self.policy.info,
+            policy=policy,
             sample=sample,
             group=self.group,
             env_version=env.version,
             preamble=preamble,
+        )
+
+    def _turn(self, seen: "_Seen", reply: Reply, reward: Any, info: dict[str, Any]) -> Turn:
+        return Turn(
+            observation=seen.observation,
+            action=reply.action or "",
+            text=reply.text if reply.text != reply.action else "",
+            thought=reply.thought,
+            reward=float(reward),
+            valid=not info["invalid"],
+            state_hash=seen.state_hash,
+            candidates=(seen.spec.valid or ()) if self.keep_candidates else (),
+            log_prob=reply.log_prob,
+            prompt_ids=reply.prompt_ids,
+            token_ids=reply.token_ids,
+            token_log_probs=reply.token_log_probs,
         )
 
     def _repeats(self, turns: Sequence[Turn]) -> bool:
@@ -243,8 +273,8 @@ class _Collection:
 
     def _fault(self, task_id: str, sample: int, error: Exception, attempt: int) -> Trajectory:
         return Trajectory(
-            env=self.env, task_id=task_id, split=task_id.split("/")[1], instruction="", turns=(),
-            final_observation="", score=0.0, success=False, stop=StopReason.FAULT,
+            env=self.env, task_id=task_id, split=self.tasks.check(task_id)[0], instruction="",
+            turns=(), final_observation="", score=0.0, success=False, stop=StopReason.FAULT,
             policy=self.policy.info, sample=sample, group=self.group,
             error=f"{type(error).__name__}: {error} (attempt {attempt + 1})"[:2000],
         )  # fmt: skip
@@ -253,15 +283,19 @@ class _Collection:
         self.finished.append(trajectory)
         self.unstored.append(trajectory)
         self.progress(1)
-        waited = time.monotonic() - self.stored_at
-        if len(self.unstored) >= FLUSH_EPISODES or waited >= FLUSH_SECONDS:
+        if len(self.unstored) >= FLUSH_EPISODES:
+            self.flush()
+
+    async def _flush_often(self) -> None:
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
             self.flush()
 
     def flush(self) -> None:
         """Store what has finished."""
         if self.store is not None and self.unstored:
             self.store.add(self.unstored)
-        self.unstored, self.stored_at = [], time.monotonic()
+        self.unstored = []
 
 
 def rollout(
@@ -298,24 +332,26 @@ def rollout(
         StorageFull: the store's disk is full; what was stored before is safe.
     """
     limits = limits or Limits()
-    if samples < 1 or limits.concurrency < 1:
+    if samples < 1 or limits.concurrency < 1 or limits.retries < 0:
         raise BadInput(
-            f"samples {samples}, concurrency {limits.concurrency}; wanted at least 1 of each"
+            f"samples {samples}, concurrency {limits.concurrency}, retries {limits.retries}; "
+            "wanted at least 1, 1 and 0"
         )
     wanted = [(task_id, sample) for task_id in tasks for sample in range(samples)]
     keys = [episode_key(group, env, task_id, policy.info, sample) for task_id, sample in wanted]
     done = store.done(group) if store is not None else set()
-    missing = [pair for pair, key in zip(wanted, keys, strict=True) if key not in done]
+    here = set(keys)
+    # A task that is named twice is one episode.
+    missing = {key: pair for pair, key in zip(wanted, keys, strict=True) if key not in done}
     known = {}
-    if store is not None and len(missing) < len(wanted):
-        here = set(keys)
+    if store is not None and len(missing) < len(here):
         known = {t.id: t for t in store.trajectories(group) if t.id in here and not t.faulty}
-    with _progress_bar(show_progress, group or "rollout", len(wanted), len(known)) as advance:
+    with _progress_bar(show_progress, group or "rollout", len(here), len(known)) as advance:
         collection = _Collection(
             policy, environment, env, group, limits, keep_candidates, store, advance
         )
         if missing:
-            _run(collection, missing)
+            _run(collection, list(missing.values()))
     known |= {trajectory.id: trajectory for trajectory in collection.finished}
     results = [known[key] for key in keys]
     faults = [trajectory for trajectory in results if trajectory.faulty]
@@ -329,10 +365,15 @@ def rollout(
 
 def _run(collection: _Collection, missing: list[tuple[str, int]]) -> None:
     first = collection.factory()
-    for task_id, _ in missing:
-        first.tasks.check(task_id)  # an unknown id is the caller's error, not the episode's fault
     try:
-        asyncio.run(collection.run(missing, first))
+        for task_id, _ in missing:
+            # An unknown id is the caller's error, not the episode's fault.
+            first.tasks.check(task_id)
+    except Exception:
+        first.close()
+        raise
+    try:
+        _run_loop(collection.run(missing, first))
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
@@ -342,18 +383,45 @@ def _run(collection: _Collection, missing: list[tuple[str, int]]) -> None:
         raise error from None
 
 
-def _reset(env: TextEnv[Any], task_id: str) -> tuple[str, dict[str, Any]]:
-    return env.reset(options={"task": task_id})
+def _run_loop(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:  # a notebook's thread runs a loop of its own already
+        thread.submit(asyncio.run, work).result()
 
 
-def _look(env: TextEnv[Any], candidates: bool) -> tuple[ActionSpec, str]:
-    return (env.actions() if candidates else env.grammar()), env.state_hash()
+async def _in(pool: ThreadPoolExecutor | None, function: Callable[..., Any], *given: Any) -> Any:
+    if pool is None:
+        return function(*given)
+    return await asyncio.get_running_loop().run_in_executor(pool, function, *given)
 
 
-def _act(env: TextEnv[Any], reply: Reply) -> tuple[str, Any, bool, bool, dict[str, Any]]:
-    if reply.action is None:
-        return env.reject(reply.problem)
-    return env.step(reply.action)
+class _Seen(NamedTuple):
+    """What the policy is shown."""
+
+    observation: str
+    spec: ActionSpec
+    state_hash: str
+
+
+_Step = tuple[_Seen, SupportsFloat, bool, bool, dict[str, Any]]
+
+
+def _begin(env: TextEnv[Any], task_id: str, listed: bool) -> _Seen:
+    return _see(env, env.reset(options={"task": task_id})[0], listed)
+
+
+def _act(env: TextEnv[Any], reply: Reply, listed: bool) -> _Step:
+    """Step and look at once: an environment that blocks costs one hop to its thread a turn."""
+    result = env.reject(reply.problem) if reply.action is None else env.step(reply.action)
+    observation, reward, done, truncated, info = result
+    return _see(env, observation, listed and not (done or truncated)), reward, done, truncated, info
+
+
+def _see(env: TextEnv[Any], observation: str, listed: bool) -> _Seen:
+    return _Seen(observation, env.actions() if listed else env.grammar(), env.state_hash())
 
 
 def _over(began: float, budget: float | None) -> bool:
