@@ -10,8 +10,9 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import OperationalError
 
 from trialgym.errors import BadFile, BadInput, MissingExtra, RunConflict, StorageFull
-from trialgym.records import Json, Trajectory
+from trialgym.records import Json, Message, PolicyInfo, StopReason, Trajectory, Turn
 
 _META = sql.MetaData()
 EPISODES = sql.Table(
@@ -64,10 +65,10 @@ class Store:
 
     def __init__(self, where: Path | str, *, run: str = "default", durable: bool = False) -> None:
         self.run = run
-        url = str(where)
-        if "://" not in url:
-            Path(url).parent.mkdir(parents=True, exist_ok=True)
-            url = f"sqlite:///{Path(url).absolute()}"
+        url: str | sql.URL = str(where)
+        if "://" not in str(where):
+            Path(where).parent.mkdir(parents=True, exist_ok=True)
+            url = sql.URL.create("sqlite", database=str(Path(where).absolute()))
         try:
             self.engine = sql.create_engine(url)
         except ModuleNotFoundError as error:
@@ -76,7 +77,13 @@ class Store:
             raise BadInput(f"store `{where}`: {error}; wanted a file or a database URL") from error
         if self.engine.dialect.name == "sqlite":
             sql.event.listen(self.engine, "connect", _pragmas("FULL" if durable else "NORMAL"))
-        self._write(lambda connection: _META.create_all(connection))
+        try:
+            self._write(_create_tables)
+        except sql.exc.DBAPIError as error:
+            raise BadInput(
+                f"store `{self.engine.url}` cannot be opened ({error.orig}); wanted a SQLite file, "
+                "a new one included, or the URL of a database that answers"
+            ) from error
 
     def add(self, trajectories: Iterable[Trajectory]) -> None:
         """Keep trajectories, all or none; one that is there already stays, unless it was a fault.
@@ -84,7 +91,8 @@ class Store:
         Raises:
             StorageFull: no space is left; what was added before is safe.
         """
-        chosen = list({trajectory.id: trajectory for trajectory in trajectories}.values())
+        # In one order everywhere: two processes that add the same ones wait, but never in a circle.
+        chosen = [t for _, t in sorted({t.id: t for t in trajectories}.items())]
         if not chosen:
             return
         rows = [{"run": self.run, **_summary(trajectory)} for trajectory in chosen]
@@ -94,21 +102,24 @@ class Store:
         ]
 
         def write(connection: sql.Connection) -> None:
-            stale = sql.select(EPISODES.c.id).where(
-                EPISODES.c.run == self.run,
-                EPISODES.c.stop == "fault",
-                EPISODES.c.id.in_([row["id"] for row in rows]),
-            )
-            faults = list(connection.scalars(stale))
-            for table, values in ((EPISODES, rows), (BODIES, bodies)):
-                if faults:
-                    connection.execute(
-                        table.delete().where(table.c.run == self.run, table.c.id.in_(faults))
-                    )
-                insert = sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
-                connection.execute(insert.on_conflict_do_nothing(), values)
+            insert = sqlite.insert if self._is_sqlite else postgresql.insert
+            for part in _parts([row["id"] for row in rows]):
+                self._drop_faults(connection, part)
+            connection.execute(insert(EPISODES).on_conflict_do_nothing(), rows)
+            connection.execute(insert(BODIES).on_conflict_do_nothing(), bodies)
 
         self._write(write)
+
+    def _drop_faults(self, connection: sql.Connection, ids: list[str]) -> None:
+        # Deleting is also what begins the transaction, so no other writer comes in between.
+        stale = sql.delete(EPISODES).where(
+            EPISODES.c.run == self.run, EPISODES.c.stop == "fault", EPISODES.c.id.in_(ids)
+        )
+        faults = list(connection.scalars(stale.returning(EPISODES.c.id)))
+        if faults:
+            connection.execute(
+                sql.delete(BODIES).where(BODIES.c.run == self.run, BODIES.c.id.in_(faults))
+            )
 
     def summaries(self, group: str | None = None, **equal: Any) -> list[Json]:
         """List summary rows, in the order of task and sample; filters by equality of columns."""
@@ -184,8 +195,7 @@ class Store:
             with self.engine.begin() as connection:
                 work(connection)
         except OperationalError as error:
-            text = str(error.orig)
-            if "disk is full" in text or "No space left" in text:
+            if _FULL.search(f"{error.orig} {getattr(error.orig, 'sqlite_errorname', '')}"):
                 raise StorageFull(
                     f"no space left for `{self.engine.url}`; free some and run the same command "
                     "again: what was stored before is safe"
@@ -230,6 +240,10 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
 
 
+_FULL = re.compile("disk is full|No space left|SQLITE_IOERR_SHMSIZE")
+"""What databases say on a full disk; the last is SQLite's when its index of the log does not fit."""
+
+
 def pack(trajectory: Trajectory) -> bytes:
     text = json.dumps(trajectory.to_json(), ensure_ascii=False, separators=(",", ":"))
     return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
@@ -270,24 +284,71 @@ def read_file(path: Path | str) -> list[Trajectory]:
     lines = _parquet_lines(path) if path.suffix == ".parquet" else _text_lines(path)
     found = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            found.append(Trajectory.from_json(json.loads(line)))
-        except json.JSONDecodeError as error:
-            raise BadFile(path, f"not JSON ({error.msg})", line=number) from error
-        except KeyError as error:
-            raise BadFile(path, "missing", line=number, field=str(error.args[0])) from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise BadFile(path, f"not a trajectory ({error})", line=number) from error
+        if not isinstance(line, str) or line.strip():
+            found.append(_parse(path, number, line))
     return found
+
+
+def _parse(path: Path, number: int, line: Any) -> Trajectory:
+    try:
+        row = json.loads(line)
+        _check(path, number, row, Trajectory, "")
+        _check(path, number, row["policy"], PolicyInfo, "policy.")
+        for kind, name in ((Turn, "turns"), (Message, "preamble")):
+            for index, item in enumerate(row.get(name, ())):
+                _check(path, number, item, kind, f"{name}[{index}].")
+        return Trajectory.from_json(row)
+    except BadFile:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadFile(path, f"not JSON ({error.msg})", line=number) from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BadFile(path, f"not a trajectory ({error})", line=number) from error
+
+
+def _check(path: Path, number: int, row: Any, kind: type[Any], prefix: str) -> None:
+    """Refuse a record with a missing, an unknown or a mistyped field."""
+    if not isinstance(row, dict):
+        raise BadFile(path, "wanted a JSON object", line=number, field=prefix.rstrip(".") or None)
+    known = {field.name: field for field in fields(kind)}
+    for name in sorted(row.keys() - known.keys() - {"id"}):
+        raise BadFile(path, "unknown", line=number, field=prefix + str(name))
+    for name, field in known.items():
+        if name not in row:
+            if field.default is MISSING and field.default_factory is MISSING:
+                raise BadFile(path, "missing", line=number, field=prefix + name)
+            continue
+        wanted = _JSON_TYPES.get(field.type, ())
+        value = row[name]
+        if wanted and (not isinstance(value, wanted) or (value is True and bool not in wanted)):
+            problem = f"{type(value).__name__} `{str(value)[:80]}`; wanted {wanted[0].__name__}"
+            raise BadFile(path, problem, line=number, field=prefix + name)
+
+
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    StopReason: (str,),
+    tuple[Turn, ...]: (list,),
+    tuple[Message, ...]: (list,),
+    tuple[str, ...]: (list,),
+    tuple[int, ...]: (list,),
+    tuple[float, ...]: (list,),
+}
+"""What JSON may hold where a record has a field of a type; types that are not here go unchecked."""
 
 
 def _write_jsonl(path: Path, trajectories: Iterable[Trajectory]) -> int:
     count = 0
-    with path.open("w", encoding="utf-8", errors="surrogatepass") as file:
+    with path.open("w", encoding="utf-8") as file:
         for trajectory in trajectories:
-            file.write(json.dumps(trajectory.to_json(), ensure_ascii=False) + "\n")
+            row = trajectory.to_json()
+            try:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            except UnicodeEncodeError:  # a lone surrogate, which UTF-8 cannot carry
+                file.write(json.dumps(row) + "\n")
             count += 1
         file.flush()
         os.fsync(file.fileno())
@@ -295,31 +356,29 @@ def _write_jsonl(path: Path, trajectories: Iterable[Trajectory]) -> int:
 
 
 def _write_parquet(path: Path, trajectories: Iterable[Trajectory]) -> int:
-    # One JSON column: an inferred struct would merge the fields of unlike rows (ecosystem of
-    # `datasets`: None appears in other rows' records), and this one reads back exactly.
+    # One JSON column: an inferred struct would merge the fields of unlike rows (`datasets` shows
+    # None in other rows' records), and this one reads back exactly.
     try:
         import pyarrow as arrow
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", "parquet") from error
-    rows = list(trajectories)
-    columns: dict[str, Sequence[Any]] = {
-        name: [_summary(row)[name] for row in rows] for name in COLUMNS if name != "run"
-    }
-    columns["trajectory"] = [json.dumps(row.to_json()) for row in rows]
+    rows = [{**_summary(t), "trajectory": json.dumps(t.to_json())} for t in trajectories]
+    names = [*(name for name in COLUMNS if name != "run"), "trajectory"]
+    columns = {name: [row[name] for row in rows] for name in names}
     parquet.write_table(arrow.table(columns), path, compression="zstd")
     return len(rows)
 
 
-def _parquet_lines(path: Path) -> Iterator[str]:
+def _parquet_lines(path: Path) -> Iterator[Any]:
     try:
         from pyarrow import ArrowInvalid, parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", "parquet") from error
     try:
         yield from parquet.read_table(path, columns=["trajectory"])["trajectory"].to_pylist()
-    except (ArrowInvalid, KeyError) as error:
-        raise BadFile(path, f"not a trajectory table ({error})") from error
+    except (ArrowInvalid, KeyError, OSError) as error:
+        raise BadFile(path, f"not a table with a column `trajectory` ({error})") from error
 
 
 def _text_lines(path: Path) -> Iterator[str]:
@@ -351,10 +410,23 @@ def _summary(trajectory: Trajectory) -> Json:
 
 def _pragmas(synchronous: str) -> Callable[[Any, Any], None]:
     def configure(connection: Any, _: Any) -> None:
-        for pragma in ("journal_mode=WAL", f"synchronous={synchronous}", "busy_timeout=30000"):
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL", f"synchronous={synchronous}"):
             connection.execute(f"PRAGMA {pragma}")
 
     return configure
+
+
+def _create_tables(connection: sql.Connection) -> None:
+    for table in _META.sorted_tables:
+        connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(sql.schema.CreateIndex(index, if_not_exists=True))
+
+
+def _parts(ids: list[str], size: int = 10_000) -> Iterator[list[str]]:
+    """Cut a list to what one statement may name."""
+    for start in range(0, len(ids), size):
+        yield ids[start : start + size]
 
 
 def write_json(path: Path, document: Any) -> None:
