@@ -226,13 +226,8 @@ def _furnish(
     placed: list[tuple[str, str]] = []
     for name in objects:
         allowed = homes if name == aim.object else sorted(_homes(name) & layout.keys())
-        type_ = draw.one([home for home in allowed for _ in range(layout[home])])
-        placed.append((name, f"{type_} {draw.between(1, layout[type_])}"))
-    numbers: dict[str, int] = {}
-    contents = {}
-    for name, place in sorted(placed, key=lambda pair: pair[0]):
-        numbers[name] = numbers.get(name, 0) + 1
-        contents[f"{name} {numbers[name]}"] = place
+        home = draw.one([home for home in allowed for _ in range(layout[home])])
+        placed.append((name, f"{home} {draw.between(1, layout[home])}"))
     closed = set(draw.some(openable, level.closed))
     return {
         "type": kind,
@@ -241,8 +236,18 @@ def _furnish(
         "target": aim.target,
         "receptacles": names,
         "closed": [name for name in names if name in closed],
-        "objects": contents,
+        "objects": _numbered(placed),
     }
+
+
+def _numbered(placed: list[tuple[str, str]]) -> dict[str, str]:
+    """Give every object its number among those of its type, and keep where it stands."""
+    numbers: dict[str, int] = {}
+    contents = {}
+    for name, place in sorted(placed, key=lambda pair: pair[0]):
+        numbers[name] = numbers.get(name, 0) + 1
+        contents[f"{name} {numbers[name]}"] = place
+    return contents
 
 
 def _homes(name: str) -> frozenset[str]:

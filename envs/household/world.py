@@ -5,7 +5,7 @@ number `n` of the room's listing. A mask has one order, so two equal states read
 they were reached.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class Room:
     objects: tuple[str, ...]
     goal: Goal
     openable: int
-    appliances: tuple[int, int, int]
+    appliances: tuple[int, ...]
     """Masks of the receptacles that clean, heat and cool."""
     takes: tuple[int, ...]
     """Masks of the objects that can take on each property."""
@@ -123,14 +123,10 @@ def _build(task: Task, grammar: str) -> State:
         objects=objects,
         goal=_goal(data, of_kind, types),
         openable=openable,
-        appliances=(
-            of_kind.get("sinkbasin", 0),
-            of_kind.get("microwave", 0),
-            of_kind.get("fridge", 0),
-        ),
-        takes=tuple(_mask(types, able) for able in TAKES_MARK),
+        appliances=tuple([of_kind.get(name, 0) for name in APPLIANCES]),
+        takes=tuple([_mask(types, able) for able in TAKES_MARK]),
         knives=_mask(types, KNIVES),
-        fits=tuple(_fits(name, of_kind) for name in types),
+        fits=tuple([_fits(name, of_kind) for name in types]),
         listing=_join(receptacles),
         receptacle_numbers=numbers,
         object_numbers={name: number for number, name in enumerate(objects)},
@@ -147,16 +143,19 @@ def _build(task: Task, grammar: str) -> State:
 def _goal(data: Mapping[str, Any], of_kind: Mapping[str, int], types: list[str]) -> Goal:
     kind = KINDS[data["type"]]
     lit = data["type"] == "look_at_obj_in_light"
-    return Goal(
+    goal = Goal(
         objects=_mask(types, {data["object"]}),
         targets=0 if lit else of_kind[data["target"]],
-        lamps=_mask(types, {data["target"]}) if lit else 0,
+        lamps=_mask(types, {data["target"]} & LAMPS.keys()) if lit else 0,
         count=kind.count,
         mark=APPLIANCES.index(kind.appliance) if kind.appliance else None,
     )
+    if goal.objects.bit_count() < goal.count or not (goal.targets or goal.lamps):
+        raise ValueError(f"too few of `{data['object']}` or no `{data['target']}`")
+    return goal
 
 
-def _mask(types: list[str], wanted: frozenset[str] | set[str]) -> int:
+def _mask(types: list[str], wanted: Set[str]) -> int:
     return sum([1 << number for number, name in enumerate(types) if name in wanted])
 
 
