@@ -80,23 +80,35 @@ class Replay(Scripted):
         super().__init__("replay")
         if isinstance(recorded, (str, Path)):
             recorded = read_file(recorded)
-        self._replies: Mapping[str, Sequence[str]] = {
-            trajectory.instruction + "\n" + _first_observation(trajectory): trajectory.actions
+        self._episodes: Mapping[str, Trajectory] = {
+            trajectory.instruction + "\n" + trajectory.turns[0].observation: trajectory
             for trajectory in recorded
             if trajectory.turns
         }
 
-    def reply(self, request: Request) -> str:
+    def act(self, requests: Sequence[Request]) -> list[Reply]:
+        return [self._again(request) for request in requests]
+
+    def _again(self, request: Request) -> Reply:
         first = request.turns[0].observation if request.turns else request.observation
-        replies = self._replies.get(request.instruction + "\n" + first)
-        if replies is None:
+        recorded = self._episodes.get(request.instruction + "\n" + first)
+        if recorded is None:
             raise BadInput(
                 f"no recorded episode of the task `{request.instruction[:200]}`; "
                 "roll out only the tasks that were recorded"
             )
-        turn = len(request.turns)
-        return replies[turn] if turn < len(replies) else ""
-
-
-def _first_observation(trajectory: Trajectory) -> str:
-    return trajectory.turns[0].observation
+        number = len(request.turns)
+        if number >= len(recorded.turns):
+            return Reply("")
+        turn, after = recorded.turns[number], recorded.cut(number + 1).final_observation
+        rejected = bool(turn.text) and not turn.action
+        return Reply(
+            action=None if rejected else turn.action,
+            text=turn.text,
+            thought=turn.thought,
+            problem=after if rejected else "",
+            log_prob=turn.log_prob,
+            prompt_ids=turn.prompt_ids,
+            token_ids=turn.token_ids,
+            token_log_probs=turn.token_log_probs,
+        )
