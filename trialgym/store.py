@@ -241,7 +241,7 @@ def without_password(url: str) -> str:
 
 
 _FULL = re.compile("disk is full|No space left|SQLITE_IOERR_SHMSIZE")
-"""What databases say on a full disk; the last is SQLite's when its index of the log does not fit."""
+"""What databases say on a full disk; the last is SQLite without room for its log's index."""
 
 
 def pack(trajectory: Trajectory) -> bytes:
