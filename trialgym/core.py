@@ -111,11 +111,11 @@ class TaskSet(ABC):
         """
         name, _, rest = task_id.partition("/")
         split, _, digits = rest.rpartition("/")
-        if name != self.name or not digits.isdecimal() or not digits.isascii():
+        if name != self.name or not (digits.isdecimal() and digits.isascii() and len(digits) < 19):
             wanted = f"`{self.name}/<split>/<index>`, such as `{self.task_id(self.first_split, 0)}`"
             raise BadInput(f"task id `{task_id[:200]}`; wanted {wanted}; see `trialgym envs`")
         size = self.size(split)
-        index = int(digits[:18])
+        index = int(digits)
         if size is not None and index >= size:
             raise BadInput(
                 f"task id `{task_id[:200]}`; split `{split}` has {size} tasks; "
@@ -294,8 +294,9 @@ class TextEnv(gymnasium.Env[str, str], Generic[State]):
             wanted = self.tasks.task_id(split, index)
         self._task = wanted if isinstance(wanted, Task) else self.tasks[str(wanted)]
         self._actions: list[str] = []
-        self._score, self._success, self._over = 0.0, False, False
+        self._score, self._success, self._over = 0.0, False, True
         self._state, observation = self.start(self._task)
+        self._over = False
         self._observation = _bounded(observation)
         return self._observation, self._info(False)
 
@@ -313,7 +314,7 @@ class TextEnv(gymnasium.Env[str, str], Generic[State]):
             action = action.encode("utf-8", "replace").decode()
         if len(action) > ACTION_LIMIT:
             return self._advance(
-                action[:ACTION_LIMIT],
+                None,
                 Outcome(
                     f"The action has {len(action)} characters; at most {ACTION_LIMIT} are read. "
                     "Send a shorter one.",
@@ -427,8 +428,8 @@ class TextEnv(gymnasium.Env[str, str], Generic[State]):
         return ActionSpec(spec.grammar, spec.tools, valid)
 
 
-_REJECTED = "\x00rejected"
-"""Marks, among recorded actions, a turn that `reject` spent; no action holds a NUL unescaped."""
+_REJECTED = "\ud800rejected"
+"""Marks, among recorded actions, a turn that reached no `act`; `step` lets no lone surrogate in."""
 
 
 def _bounded(text: str) -> str:
