@@ -40,11 +40,11 @@ def paired_interval(
     if not a or len(a) != len(b):
         raise BadInput(f"{len(a)} and {len(b)} values; wanted as many of both, at least one")
     differences = np.asarray(b, dtype=float) - np.asarray(a, dtype=float)
-    random = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     means = np.empty(draws)
     for at in range(0, draws, DRAWS_AT_ONCE):
         size = min(DRAWS_AT_ONCE, draws - at)
-        drawn = random.integers(0, len(differences), (size, len(differences)))
+        drawn = generator.integers(0, len(differences), (size, len(differences)))
         means[at : at + size] = differences[drawn].mean(axis=1)
     low, high = np.quantile(means, (0.025, 0.975))
     return float(differences.mean()), float(low), float(high)
