@@ -1,6 +1,7 @@
 """Models on disk: weights, tokenizer, adapter, and how the model is spoken to."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ class Settings:
 
 def write_settings(settings: Settings, directory: Path) -> None:
     """Keep the settings beside the model."""
-    text = json.dumps(asdict(settings), indent=2)
+    # The registry id of what loads it comes first.
+    text = json.dumps({"agent": "transformers"} | asdict(settings), indent=2)
     (directory / SETTINGS_FILE).write_text(text + "\n")
 
 
@@ -48,9 +50,9 @@ def read_settings(directory: Path) -> Settings:
     except ValueError as error:
         raise BadFile(path, f"no valid JSON ({error}); wanted what `save` writes") from error
     names = {field.name for field in fields(Settings)}
-    if not isinstance(row, dict) or not set(row) <= names:
+    if not isinstance(row, dict) or not set(row) - {"agent"} <= names:
         raise BadFile(path, f"wanted an object with some of {', '.join(sorted(names))}")
-    return Settings(**row)
+    return Settings(**{name: value for name, value in row.items() if name != "agent"})
 
 
 def load(
@@ -88,9 +90,18 @@ def _base_of(adapter: Path) -> str:
 def _with_adapter(network: Any, adapter: str | Path | None, lora: int | None) -> Any:
     import peft
 
-    if adapter is not None:
-        return peft.PeftModel.from_pretrained(network, str(adapter), is_trainable=True)
-    config = peft.LoraConfig(
-        r=lora, lora_alpha=2 * (lora or 0), target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return peft.get_peft_model(network, config)
+    with warnings.catch_warnings():
+        # peft asks for a property that transformers has renamed; nothing a user could mend.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        if adapter is not None:
+            return peft.PeftModel.from_pretrained(network, str(adapter), is_trainable=True)
+        config = peft.LoraConfig(
+            r=lora, lora_alpha=2 * (lora or 0), target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        return peft.get_peft_model(network, config)
+
+
+def configured(model: Any, name: str) -> Any:
+    """Give a value of the text model's configuration, by whatever name its family has for it."""
+    config = model.config.get_text_config()
+    return config.to_dict().get(config.attribute_map.get(name, name))

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .checkpoint import configured
 from .slots import SlotCache
 from .torch_first import torch, transformers
 
@@ -276,14 +277,14 @@ class Engine:
 
     def _new_cache(self) -> SlotCache | None:
         """Make the slots if the model's cache can be kept so, which a probe finds out."""
-        config = self.model.config.get_text_config().to_dict()
-        kinds = set(config.get("layer_types") or ["full_attention"])
-        window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+        kinds = set(configured(self.model, "layer_types") or ["full_attention"])
+        slides = configured(self.model, "use_sliding_window") is not False
+        window = configured(self.model, "sliding_window") if slides else None
         if (kinds != {"full_attention"} or window is not None) and (
             window is None or window < self.max_context
         ):
             return None
-        layers = config.get("num_hidden_layers") or 0
+        layers = int(configured(self.model, "num_hidden_layers") or 0)
         try:
             return self._probed(SlotCache(layers, 2, self._device), layers)
         except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError):
@@ -294,7 +295,7 @@ class Engine:
         training = self.model.training
         self.model.eval()
         self._cache = cache
-        size = self.model.config.get_text_config().vocab_size
+        size = int(configured(self.model, "vocab_size"))
         lines = [[(7 * i + 3) % size for i in range(9)], [(5 * i + 1) % size for i in range(4)]]
         prompts = [Prompt(str(i), line, 0) for i, line in enumerate(lines)]
         rows = [_Row(prompt, random.Random(0), None) for prompt in prompts]

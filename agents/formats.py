@@ -3,15 +3,17 @@ r"""Formats: how a thought and an action become a reply, and how any reply becom
 There is one parser for every format. It is total (any text gives a `Parsed`, never an exception)
 and takes time linear in the text. Tried in this order, the first surface that is there wins:
 
-1. tags: `<action>`, `<sql>`, `<answer>`, `<solution>`;
-2. a tool call in JSON, bare, fenced or in `<tool_call>`: `{"name": …, "arguments": {…}}`;
-3. a marker: `Action:`, `ACTION:`, `Act:`, with `Operation` and `Answer` as AgentBench's database
-   task means them; then `Final Answer:`, `SQL:` and `Answer:` at the start of a line;
-4. `\boxed{…}`;
-5. in the format `act`, the whole reply.
+1. a line that begins with `Action:`, `ACTION:` or `Act:`; `Operation` and `Answer` after it mean
+   what AgentBench's database task means by them;
+2. tags: `<action>`, `<sql>`, `<answer>`, `<solution>`;
+3. a tool call in JSON, bare, fenced or in `<tool_call>`: `{"name": …, "arguments": {…}}`;
+4. `Action:` within a line; a line that begins with `Final Answer:`, `SQL:` or `Answer:`;
+5. `\boxed{…}`;
+6. in the format `act`, the whole reply.
 
-Of several tags or boxes the last counts, because drafts come first. Of several markers the first
-counts, because what follows it are turns that the model made up.
+What stands in `<think>…</think>` at the start is thought. Of several tags or boxes the last counts,
+because drafts come first. Of several markers the first counts, because what follows it are turns
+that the model made up.
 """
 
 import json
@@ -47,18 +49,18 @@ class Format:
     """Whether a reply without any marker is an action as a whole."""
 
     def render(self, thought: str, action: str) -> str:
-        """Write a reply. A thought's own lines never look like the action's marker."""
+        """Write a reply; the thought takes one line, so that none of it reads as an action."""
         if not self.thoughts:
             return action
-        thought = " ".join(thought.split())
-        thought = _INLINE_ACTION.sub(r"\1 -", thought)
+        thought = " ".join(thought.replace("</think>", " ").split())
         return f"Thought: {thought}\nAction: {action}" if thought else f"Action: {action}"
 
     def parse(self, text: str) -> Parsed:
         """Find the action in any text."""
         thought, rest = _split_thinking(text)
-        for surface in (_from_tags, _from_tool_call, _from_markers, _from_box):
-            found = surface(rest)
+        marks = _marks(rest)
+        for surface in _SURFACES:
+            found = surface(rest, marks)
             if found is None:
                 continue
             action = found.action.strip() if found.action else ""
@@ -115,22 +117,20 @@ _KINDS = {"think": "thought", "act": "action"}
 
 
 def _split_thinking(text: str) -> tuple[str, str]:
-    """Take `<think>…</think>` out; an unclosed one is all thought."""
-    start = text.find("<think>")
-    if start < 0:
-        end = text.find("</think>")
-        # Some models' templates open the tag in the prompt.
-        return ("", text) if end < 0 else (text[:end].strip(), text[end + 8 :])
-    end = text.find("</think>", start)
-    if end < 0:
-        return text[start + 7 :].strip(), text[:start]
-    return text[start + 7 : end].strip(), text[:start] + text[end + 8 :]
+    """Take a leading `<think>…</think>` off; an unclosed one is all thought."""
+    body = text.lstrip()
+    opened = body.startswith("<think>")
+    # Some models' templates open the tag in the prompt, so that only its end is in the reply.
+    thought, closed, rest = body.removeprefix("<think>").partition("</think>")
+    if not (opened or closed):
+        return "", text
+    return thought.strip(), rest
 
 
 _TAGS: dict[str, str] = {"action": "", "sql": "SQL: ", "answer": "Answer: ", "solution": "Answer: "}
 
 
-def _from_tags(text: str) -> _Found | None:
+def _from_tags(text: str, marks: "_Marks") -> _Found | None:
     best: tuple[int, str, str] | None = None
     for tag, prefix in _TAGS.items():
         end = text.rfind(f"</{tag}>")
@@ -145,7 +145,7 @@ def _from_tags(text: str) -> _Found | None:
     return _Found(prefix + _unfenced(body, sql=prefix == "SQL: "), text[:start].strip())
 
 
-def _from_tool_call(text: str) -> _Found | None:
+def _from_tool_call(text: str, marks: "_Marks") -> _Found | None:
     body, thought = text.strip(), ""
     start = text.rfind("<tool_call>")
     if start >= 0:
@@ -206,13 +206,23 @@ _TOOLS: dict[str, Callable[[dict[str, Any]], str | None]] = {
 }
 
 
-def _from_markers(text: str) -> _Found | None:
-    marks = [
-        (_KINDS.get(m[1].lower(), m[1].lower()), m.start(), m.end()) for m in _MARKER.finditer(text)
+_Marks = list[tuple[str, int, int]]
+"""What begins a line: its kind, where it starts, and where what it marks starts."""
+
+
+def _marks(text: str) -> _Marks:
+    return [
+        (_KINDS.get(mark[1].lower(), mark[1].lower()), mark.start(), mark.end())
+        for mark in _MARKER.finditer(text)
     ]
+
+
+def _from_action_line(text: str, marks: _Marks) -> _Found | None:
     first = next((i for i, mark in enumerate(marks) if mark[0] == "action"), None)
-    if first is not None:
-        return _after_action(text, marks, first)
+    return None if first is None else _after_action(text, marks, first)
+
+
+def _from_other_markers(text: str, marks: _Marks) -> _Found | None:
     inline = _INLINE_ACTION.search(text)
     if inline:
         return _Found(_one_action(text[inline.end() :]), _thought_of(text[: inline.start()]))
@@ -222,9 +232,6 @@ def _from_markers(text: str) -> _Found | None:
             body = _until_marker(text, marks, end)
             return _Found(f"{word}: {body}" if body else None, _thought_of(text[:start]))
     return None
-
-
-_Marks = list[tuple[str, int, int]]
 
 
 def _after_action(text: str, marks: _Marks, index: int) -> _Found:
@@ -256,8 +263,7 @@ def _one_action(rest: str) -> str:
         sql = rest[3:6].lower() == "sql"
         return ("SQL: " if sql else "") + _unfenced(rest, sql=sql)
     if rest[:4].lower() == "sql:":
-        marks: _Marks = [(m[1], m.start(), m.end()) for m in _MARKER.finditer(rest)]
-        return f"SQL: {_until_marker(rest, marks, 4)}"
+        return f"SQL: {_until_marker(rest, _marks(rest), 4)}"
     return rest.partition("\n")[0]
 
 
@@ -281,7 +287,7 @@ def _thought_of(text: str) -> str:
     return text[mark.end() :].strip() if mark and named else text
 
 
-def _from_box(text: str) -> _Found | None:
+def _from_box(text: str, marks: _Marks) -> _Found | None:
     start = text.rfind("\\boxed{")
     if start < 0:
         return None
@@ -291,3 +297,6 @@ def _from_box(text: str) -> _Found | None:
         if depth == 0:
             return _Found(text[start + 7 : index], text[:start].strip())
     return _Found(None, problem="The brace of \\boxed is not closed.")
+
+
+_SURFACES = (_from_action_line, _from_tags, _from_tool_call, _from_other_markers, _from_box)

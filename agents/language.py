@@ -19,7 +19,7 @@ from trialgym.records import Message, PolicyInfo, Trajectory, Turn
 from trialgym.registry import make
 
 from .chat import Chat, Pieces
-from .checkpoint import load, read_settings, write_settings
+from .checkpoint import configured, load, read_settings, write_settings
 from .engine import Engine, Prompt, Sample, Sampling, Trie, trie_of
 from .formats import format_of
 from .scoring import turn_log_probs
@@ -180,8 +180,7 @@ class Language:
     @property
     def longest(self) -> int:
         """Positions that the model was built for."""
-        config = self._model.config.get_text_config().to_dict()
-        return int(config.get("max_position_embeddings") or DEFAULT_CONTEXT)
+        return int(configured(self._model, "max_position_embeddings") or DEFAULT_CONTEXT)
 
     # Rows of tokens.
 
