@@ -64,7 +64,7 @@ def write_report(directory: Path) -> Path:
     panels = list(dict.fromkeys(row.panel for row in results))
     body = [
         f"<h1>{text(directory.resolve().name)}</h1>",
-        *(_headline([row for row in results if row.panel == panel]) for panel in panels),
+        *_headlines(results, panels),
         "<h2>Success on held-out tasks</h2>",
         "<p>Each point is a policy on the same tasks; the bar is its 95 % interval.</p>",
         '<div class="charts">',
@@ -121,14 +121,16 @@ def text(value: object) -> str:
     return escape(printable(str(value)), quote=True)
 
 
-def _headline(rows: Sequence[Result]) -> str:
-    first, last = rows[0], rows[-1]
-    gain = 100 * (last.success - first.success)
-    return (
-        f'<p class="headline"><b>{text(first.panel)}</b>: {first.success:.1%} with '
-        f"{text(first.policy)}, {last.success:.1%} with {text(last.policy)} "
-        f"({gain:+.1f} points, {last.episodes} tasks)</p>"
-    )
+def _headlines(results: Sequence[Result], panels: Sequence[str]) -> Iterator[str]:
+    for panel in panels:
+        for _, points in _lines([row for row in results if row.panel == panel]):
+            first, last = points[0], points[-1]
+            gain = 100 * (last.success - first.success)
+            yield (
+                f'<p class="headline"><b>{text(panel)}</b>: {first.success:.1%} with '
+                f"{text(first.policy)}, {last.success:.1%} with {text(last.policy)} "
+                f"({gain:+.1f} points, {last.episodes} tasks, seed {last.seed})</p>"
+            )
 
 
 # The learning curve.

@@ -142,7 +142,12 @@ def test_the_table_has_every_row_of_the_results(run: Path) -> None:
     page = page_of(run)
     assert len(page.all("td")) == 8 * 9
     assert "80.0%" in page.text
-    assert "30.0% with bc" in page.text
+
+
+def test_the_first_lines_tell_what_each_method_gained(run: Path) -> None:
+    told = page_of(run).text
+    assert "test: 30.0% with bc, 80.0% with eto-2 (+50.0 points, 10 tasks, seed 0)" in told
+    assert "test: 30.0% with bc, 40.0% with rft-1 (+10.0 points, 10 tasks, seed 0)" in told
 
 
 def test_only_tasks_that_were_failed_and_then_solved_are_shown(run: Path) -> None:
