@@ -16,7 +16,7 @@ from typing import Any
 from trialgym.cli import printable
 from trialgym.errors import BadFile
 from trialgym.records import Trajectory, Turn
-from trialgym.store import Store
+from trialgym.store import Store, open_source
 
 from .report_style import PAGE, STYLE
 
@@ -237,10 +237,9 @@ def _table(results: Iterable[Result]) -> str:
 
 
 def _comparisons(directory: Path, panels: Iterable[str]) -> Iterator[str]:
-    file = directory / "trajectories.sqlite"
-    if not file.is_file():
+    if not (directory / "trajectories.sqlite").is_file():
         return
-    with Store(file) as store:
+    with open_source(str(directory)) as store:
         found = [pair for panel in panels for pair in _failed_then_solved(store, panel)]
     if found:
         yield "<h2>Failed before, solved after</h2>"

@@ -12,6 +12,9 @@ from trialgym.errors import BadFile
 from trialgym.records import Json
 from trialgym.store import open_source
 
+LAST_FILES = ("summary.json", "report.json", "report.html")
+"""What rollout and evaluate, train, and the loop write when all is done."""
+
 
 def runs(directory: Path = Path("runs"), *, json: bool = False) -> int:
     """List run directories and how far they are.
@@ -29,27 +32,34 @@ def runs(directory: Path = Path("runs"), *, json: bool = False) -> int:
 
 def _run_row(run: Path) -> Json:
     config = _json_file(run / "config.json", {})
-    results = _json_file(run / "results.json", [])
-    summary = _json_file(run / "summary.json", {})
-    rates = [row["success"] for row in results] + [
-        row["success_rate"] for row in (summary if isinstance(summary, list) else [summary]) if row
-    ]
-    groups: dict[str, int] = {}
-    if (run / "trajectories.sqlite").is_file():
-        with open_source(str(run)) as kept:
-            groups = kept.groups()
-    ends = ("summary.json", "report.json", "report.html")
-    finished = any((run / name).is_file() for name in ends)
+    summary = _json_file(run / "summary.json", [])
+    rows = summary if isinstance(summary, list) else [summary]
+    rates = [row["success_rate"] for row in rows]
+    rates += [row["success"] for row in _json_file(run / "results.json", [])]
+    finished = any((run / name).is_file() for name in LAST_FILES)
     return {
         "name": run.name,
         "command": config.get("command", "loop"),
         "state": "finished" if finished else "unfinished",
-        "phase": None if finished else next(reversed(groups), "begun"),
-        "env": config.get("env"),
+        "phase": None if finished else _phase(run),
+        "env": config.get("env", config.get("environment")),
         "agent": config.get("agent", config.get("policy")),
-        "episodes": sum(groups.values()),
+        "episodes": _episodes(run),
         "best_success": max(rates, default=None),
     }
+
+
+def _phase(run: Path) -> str:
+    ended = sorted((run / "phases").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    return f"after {ended[-1].stem}" if ended else "first"
+
+
+def _episodes(run: Path) -> int:
+    """Count the stored episodes; a run that kept them in a database of its own has none here."""
+    if not (run / "trajectories.sqlite").is_file():
+        return 0
+    with open_source(str(run)) as store:
+        return sum(store.groups().values())
 
 
 def _json_file(path: Path, default: Any) -> Any:

@@ -83,7 +83,8 @@ def write_run(directory: Path, results: object, episodes: list[Trajectory]) -> P
     directory.mkdir()
     (directory / "config.json").write_text('{"preset": "laptop", "note": "</script><b>"}')
     (directory / "results.json").write_text(json.dumps(results))
-    with Store(directory / "trajectories.sqlite") as store:
+    # The loop names its run in the store; the page must find it whatever it is called.
+    with Store(directory / "trajectories.sqlite", run="laptop") as store:
         store.add(episodes)
     return directory
 

@@ -204,28 +204,33 @@ class Store:
 
 
 def open_source(source: str) -> Store:
-    """Open a store that is there: a run directory's, a SQLite file, or a URL (`URL#RUN`).
+    """Open a store that is there, of a run directory, a SQLite file or a URL.
+
+    Args:
+        source: where; with `#RUN` at its end, which of several runs.
 
     Raises:
         BadFile: there is no such store.
-        BadInput: the database holds several runs, and none is named.
+        BadInput: no run has the name, or there are several and none is named.
     """
-    url, _, run = source.partition("#")
-    if "://" in url:
-        store = Store(url)
-        known = store.runs()
-        store.run = run or (known[0] if len(known) == 1 else "")
-        if store.run not in known:
-            store.close()
-            raise BadInput(
-                f"run `{run}` of `{without_password(url)}`; wanted `URL#RUN` with one of {known}"
-            )
-        return store
-    path = Path(source)
-    file = path / "trajectories.sqlite" if path.is_dir() else path
-    if not file.is_file():
-        raise BadFile(file, "no such store; wanted a run directory, a database file or its URL")
-    return Store(file)
+    where, _, run = (source, "", "") if Path(source).exists() else source.partition("#")
+    if "://" not in where:
+        path = Path(where)
+        file = path / "trajectories.sqlite" if path.is_dir() else path
+        if not file.is_file():
+            raise BadFile(file, "no such store; wanted a run directory, a database file or its URL")
+        where = str(file)
+    store = Store(where)
+    known = store.runs()
+    if not run and len(known) < 2:
+        store.run = known[0] if known else store.run
+    elif run in known:
+        store.run = run
+    else:
+        store.close()
+        place, given = without_password(where), f"run `{run}`" if run else "several runs"
+        raise BadInput(f"{given} in `{place}`; wanted `{place}#RUN` with one of {known}")
+    return store
 
 
 def read_trajectories(source: str, group: str | None = None) -> list[Trajectory]:
