@@ -57,6 +57,10 @@ class Subject:
         found = [spread(env.tasks, split, share) for split in splits]
         return [ids[index % len(ids)] for index in range(share) for ids in found][:count]
 
+    def several(self, least: int) -> list[str]:
+        """List task ids for a property that plays whole episodes."""
+        return self.samples(max(least, self.tasks // 4))
+
 
 def spread(tasks: TaskSet, split: str, count: int) -> list[str]:
     """List up to `count` ids of a split, spread evenly over it where it is finite."""

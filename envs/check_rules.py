@@ -49,7 +49,7 @@ def tasks(subject: Subject) -> str:
     """Address tasks by id: the same task each time, clear errors for ids that are none."""
     with subject.make() as env:
         found = env.tasks
-        for task_id in subject.samples(12):
+        for task_id in subject.several(12):
             task, again = found[task_id], found[task_id]
             if (task.id, task.split) != (task_id, task_id.split("/", 1)[1].rsplit("/", 1)[0]):
                 raise Broken(f"`{task_id}` builds a task of id `{task.id}`, split `{task.split}`")
@@ -87,7 +87,7 @@ def splits(subject: Subject) -> str:
 def instruction(subject: Subject) -> str:
     """Say the task in the first observation."""
     with subject.make() as env:
-        for task_id in subject.samples(6):
+        for task_id in subject.several(6):
             first = " ".join(begin(env, task=task_id).observation.split())
             wanted = " ".join(env.task.instruction.split())
             if wanted not in first:
@@ -112,7 +112,7 @@ def actions(subject: Subject) -> str:
 def rewards(subject: Subject) -> str:
     """Sum the rewards to the score in [0, 1]; give every key of `info`."""
     with subject.make() as env:
-        for task_id in subject.samples(8):
+        for task_id in subject.several(8):
             for choose in (wander, follow_expert) if has_expert(env) else (wander,):
                 _rewards_of(env, task_id, subject, choose)
     return "rewards sum to the score"
@@ -145,7 +145,7 @@ def bounds(subject: Subject) -> str:
     """Keep observations text that the space contains and UTF-8 can write."""
     longest = 0
     with subject.make() as env:
-        for task_id in subject.samples(8):
+        for task_id in subject.several(8):
             moments = play(env, begin(env, task=task_id), wander, subject.generator(task_id))
             for turn, seen in enumerate(moments):
                 bounded(env, seen, f"{task_id}, turn {turn}")
@@ -166,7 +166,7 @@ def as_json(subject: Subject) -> str:
     """Give only what JSON carries unchanged, admissible actions listed too."""
     with subject.make() as env:
         env.list_admissible = True
-        for task_id in subject.samples(3):
+        for task_id in subject.several(3):
             result: tuple[Any, ...] = env.reset(options={"task": task_id})
             generator = subject.generator("json", task_id)
             for turn in range(env.max_turns):
@@ -226,7 +226,7 @@ def state_hash(subject: Subject) -> str:
     """Hash equal states equally; leave the hash alone at an invalid action."""
     changes = invalid = 0
     with subject.make() as env, subject.make() as other:
-        for task_id in subject.samples(6):
+        for task_id in subject.several(6):
             before = begin(env, task=task_id)
             if begin(other, task=task_id).state_hash != before.state_hash:
                 raise Broken(f"{task_id}: two environments hash the first state differently")
@@ -252,7 +252,7 @@ def admissible(subject: Subject) -> str:
     with subject.make() as env:
         if begin(env) and env.actions().valid is None:
             return "lists no admissible actions"
-        for task_id in subject.samples(4):
+        for task_id in subject.several(4):
             seen = begin(env, task=task_id)
             generator = subject.generator("admissible", task_id)
             for _ in range(4):

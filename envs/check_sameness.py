@@ -80,7 +80,7 @@ def replay(subject: Subject) -> str:
     """Give a second environment the same actions; also restore by replaying them."""
     turns = 0
     with subject.make() as env, subject.make() as other:
-        for task in subject.samples(6):
+        for task in subject.several(6):
             moments = wandering(subject, env, task)
             actions = actions_of(moments)
             again = repeat(other, begin(other, task=task), actions)
@@ -96,7 +96,7 @@ def fork(subject: Subject) -> str:
     """Leave and come back at several turns, here and in another environment."""
     forks = 0
     with subject.make() as env, subject.make() as other:
-        for task in subject.samples(4):
+        for task in subject.several(4):
             moments = wandering(subject, env, task)
             for turn in _turns(len(moments) - 1):
                 _fork_at(subject, env, other, moments, task, turn)
@@ -195,7 +195,7 @@ def threads(subject: Subject) -> str:
 def pickling(subject: Subject) -> str:
     """Pickle the environment in mid-episode, and a snapshot; both continue equally."""
     with subject.make() as env:
-        for task in subject.samples(3):
+        for task in subject.several(3):
             moments = wandering(subject, env, task)
             turn = (len(moments) - 1) // 2
             repeat(env, begin(env, task=task), actions_of(moments[: turn + 1]))
