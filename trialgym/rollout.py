@@ -112,7 +112,13 @@ class _Batcher:
 
     def _answer(self, requests: Sequence[Request]) -> Sequence[Reply]:
         self.forget()
-        return self.policy.act(requests)
+        replies = self.policy.act(requests)
+        if len(replies) != len(requests):
+            raise BadInput(
+                f"{len(replies)} replies of policy `{self.policy.info.name}` to {len(requests)} "
+                "requests; wanted one for each, in their order"
+            )
+        return replies
 
     def forget(self) -> None:
         """Let the policy forget the episodes that have ended."""
