@@ -8,7 +8,7 @@ that was killed and resumed gives the same actions to the last bit.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -207,11 +207,6 @@ class Ranker:
         save_file(weights, directory / WEIGHTS)
         settings = {"agent": "ranker", "sizes": self.sizes}
         (directory / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
-
-
-def renamed(policy: Ranker, name: str) -> Ranker:
-    """Give the same weights another name."""
-    return policy.with_info(replace(policy.info, name=name))
 
 
 def _position(trajectory: Trajectory, turn: Turn) -> int:
