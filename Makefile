@@ -5,7 +5,8 @@ WORKERS ?= 2
 RUN ?= runs/demo
 
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt
+# setuptools warns of every editable installation; what it warns of is meant.
+PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt
 # One thread a process: the tests run in several, and small models gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
