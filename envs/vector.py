@@ -85,7 +85,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
         self, actions: Sequence[str]
     ) -> tuple[tuple[str, ...], Array, Array, Array, dict[str, Any]]:
         """Act in every slot."""
-        steps = self.step_some(range(self.num_envs), actions)
+        steps = self._step(range(self.num_envs), actions)
         observations, rewards, terminated, truncated, infos, last, last_infos = zip(
             *steps, strict=True
         )
@@ -113,6 +113,10 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
             NotReady: without autoreset, a slot's episode has ended; the other slots have stepped.
             Fault: a worker process died.
         """
+        self._check(slots)
+        return [SlotStep(*step) for step in self._step(slots, actions)]
+
+    def _step(self, slots: Sequence[int], actions: Sequence[str]) -> list[Any]:
         if isinstance(actions, str) or len(actions) != len(slots):
             raise BadInput(f"{len(actions)} actions for {len(slots)} slots; wanted one for each")
         for action in actions:
@@ -120,7 +124,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
                 raise BadInput(f"action of type {type(action).__name__}; wanted str")
         steps = self._run("step", [(slot, (a,)) for slot, a in zip(slots, actions, strict=True)])
         for slot, step in zip(slots, steps, strict=True):
-            self._observations[slot] = step.observation
+            self._observations[slot] = step[0]
         return steps
 
     def call(
@@ -128,6 +132,7 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     ) -> tuple[Any, ...]:
         """Call a method of the environments, or read an attribute: `expert`, `actions`, `task`."""
         asked = range(self.num_envs) if slots is None else slots
+        self._check(asked)
         return tuple(self._run("call", [(slot, (name, arguments)) for slot in asked]))
 
     def render(self) -> tuple[Any, ...]:
@@ -139,12 +144,13 @@ class TextVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], Array]):
     def _run(self, verb: str, calls: Sequence[Call]) -> list[Any]:
         if self.closed:
             raise NotReady("the vector is closed; make a new one")
-        slots = [slot for slot, _ in calls]
-        if len(set(slots)) != len(slots) or not all(0 <= slot < self.num_envs for slot in slots):
-            raise BadInput(f"slots {slots}; wanted different ones below {self.num_envs}")
         answers = self._backend.run(verb, calls)
-        raise_first(slots, answers, "slot")
+        raise_first((slot for slot, _ in calls), answers, "slot")
         return answers
+
+    def _check(self, slots: Sequence[int]) -> None:
+        if len(set(slots)) != len(slots) or not all(0 <= slot < self.num_envs for slot in slots):
+            raise BadInput(f"slots {list(slots)}; wanted different ones below {self.num_envs}")
 
     def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
         if seed is None:
@@ -191,28 +197,40 @@ def _mode(given: AutoresetMode | str) -> AutoresetMode:
 def batch_infos(infos: Mapping[int, Mapping[str, Any]], width: int) -> dict[str, Any]:
     """Give for each key an array over the slots and, as `_key`, which slots have it."""
     batch: dict[str, Any] = {}
-    for key in dict.fromkeys(key for info in infos.values() for key in info):
-        having = {slot: info[key] for slot, info in infos.items() if key in info}
-        if key != "final_obs" and all(isinstance(value, dict) for value in having.values()):
-            batch[key] = batch_infos(having, width)
+    for key in {key: None for info in infos.values() for key in info}:
+        slots = [slot for slot, info in infos.items() if key in info]
+        values = [infos[slot][key] for slot in slots]
+        kinds = set(map(type, values))
+        if kinds == {dict} and key != "final_obs":
+            batch[key] = batch_infos(dict(zip(slots, values, strict=True)), width)
         else:
-            batch[key] = _column(having, width)
-        mask = np.zeros(width, np.bool_)
-        mask[list(having)] = True
-        batch[f"_{key}"] = mask
+            batch[key] = _column(slots, values, kinds, width)
+        batch[f"_{key}"] = _mask(slots, width)
     return batch
 
 
-def _column(having: Mapping[int, Any], width: int) -> Array:
-    kinds = {type(value) for value in having.values()}
-    number = kinds <= {int, float} or kinds == {bool}
-    kind = (kinds.pop() if len(kinds) == 1 else float) if number else object
-    if number and len(having) == width:
-        return np.array(list(having.values()), kind)
-    column: Array = np.zeros(width, kind) if number else np.full(width, None, object)
-    for slot, value in having.items():
+def _mask(slots: list[int], width: int) -> Array:
+    if len(slots) == width:
+        return np.ones(width, np.bool_)
+    mask = np.zeros(width, np.bool_)
+    mask[slots] = True
+    return mask
+
+
+def _column(slots: list[int], values: list[Any], kinds: set[type], width: int) -> Array:
+    kind = _number_type(kinds)
+    if len(values) == width and (kind is not object or kinds == {str}):
+        return np.array(values, kind)
+    column: Array = np.full(width, None, kind) if kind is object else np.zeros(width, kind)
+    for slot, value in zip(slots, values, strict=True):
         column[slot] = value
     return column
+
+
+def _number_type(kinds: set[type]) -> type:
+    if kinds == {int, float}:
+        return float
+    return next(iter(kinds)) if kinds in ({int}, {float}, {bool}) else object
 
 
 def make_vec(

@@ -67,14 +67,21 @@ class Block:
     ) -> tuple[str, dict[str, Any]]:
         return env.reset(seed=seed, options=options)
 
-    def _step(self, env: Env, action: str) -> SlotStep:
+    def _step(self, env: Env, action: str) -> tuple[Any, ...]:
+        """Give the fields of a `SlotStep`, plain because they may have to be pickled."""
         observation, reward, terminated, truncated, info = env.step(action)
         if self.autoreset and (terminated or truncated):
             first, first_info = env.reset()
-            return SlotStep(
-                first, float(reward), terminated, truncated, first_info, observation, info
+            return (
+                first,
+                float(reward),
+                terminated,
+                truncated,
+                first_info,
+                observation,
+                info,
             )
-        return SlotStep(observation, float(reward), terminated, truncated, info)
+        return observation, float(reward), terminated, truncated, info, None, None
 
     @staticmethod
     def _call(env: Env, name: str, arguments: tuple[Any, ...]) -> Any:
