@@ -70,7 +70,7 @@ _PARTS = np.array(
         for template in TEMPLATES
     ]
 )
-_SALT = np.arange(1, len(TEMPLATES) + 1, dtype=np.uint64)
+_SALT = np.arange(1, len(TEMPLATES) + 1, dtype=np.uint64)[None]
 
 
 class Command(NamedTuple):
@@ -81,6 +81,10 @@ class Command(NamedTuple):
     """Arguments: entities such as `cabinet 3`, or single words where there are none."""
     kinds: tuple[str, ...]
     """The arguments without their numbers."""
+    first: int
+    """Code of the first argument's kind."""
+    final: int
+    """Code of the last argument's kind."""
 
 
 def code(text: str) -> int:
@@ -97,7 +101,9 @@ def command(text: str) -> Command:
     things = tuple(_ENTITIES.findall(rest))
     if not things:
         things = tuple(word for word in _WORDS.findall(rest) if word not in _STOP)[:3]
-    return Command(code(verb), things, tuple(thing.split(" ")[0] for thing in things))
+    kinds = tuple(thing.split(" ")[0] for thing in things)
+    ends = (code(kinds[0]), code(kinds[-1])) if kinds else (0, 0)
+    return Command(code(verb), things, kinds, *ends)
 
 
 @lru_cache(maxsize=65536)
@@ -121,102 +127,100 @@ def _set_code(items: Iterable[int]) -> int:
     return total
 
 
-class _Past(NamedTuple):
-    """What the turns so far tell of each thing."""
+class Memory:
+    """What the turns of one episode tell of each thing; grows by a turn at a time."""
 
-    uses: dict[str, int]
-    """How often an action named it."""
-    near: dict[str, int]
-    """Code of the goal's words that were seen when an action last named it."""
-    repeats: dict[str, int]
-    verbs: int
-    """Code of the set of verbs used."""
-    last_verb: int
-    last_valid: int
+    def __init__(self, instruction: str) -> None:
+        self.goal = goal_positions(instruction)
+        self.turns = 0
+        self.uses: dict[str, int] = {}
+        """How often an action named a thing."""
+        self.near: dict[str, int] = {}
+        """Code of the goal's words that were seen when an action last named the thing."""
+        self.repeats: dict[str, int] = {}
+        self.verbs: set[int] = set()
+        self.used = self.last = 0
+        self.valid = 2
 
-
-def _past(goal: dict[str, int], turns: Sequence[Turn], observation: str) -> _Past:
-    uses: dict[str, int] = {}
-    near: dict[str, int] = {}
-    repeats: dict[str, int] = {}
-    verbs = set()
-    for index, turn in enumerate(turns):
-        done = command(turn.action)
-        after = turns[index + 1].observation if index + 1 < len(turns) else observation
-        seen = mentioned(after)
-        found = sum(1 << min(place, 8) for word, place in goal.items() if word in seen)
+    def note(self, turn: Turn, after: str) -> None:
+        """Take in one more turn, and the observation that followed it."""
+        done, seen = command(turn.action), mentioned(after)
+        found = sum(1 << min(place, 8) for word, place in self.goal.items() if word in seen)
         for thing in done.things:
-            uses[thing] = uses.get(thing, 0) + 1
-            near[thing] = found
-        repeats[turn.action] = repeats.get(turn.action, 0) + 1
-        verbs.add(done.verb)
-    last = turns[-1] if turns else None
-    return _Past(
-        uses, near, repeats, _set_code(verbs),
-        command(last.action).verb if last else 0, int(last.valid) if last else 2,
-    )  # fmt: skip
+            self.uses[thing] = self.uses.get(thing, 0) + 1
+            self.near[thing] = found
+        self.repeats[turn.action] = self.repeats.get(turn.action, 0) + 1
+        if done.verb not in self.verbs:
+            self.verbs.add(done.verb)
+            self.used = _set_code(self.verbs)
+        self.last, self.valid = done.verb, int(turn.valid)
+        self.turns += 1
+
+    def catch_up(self, turns: Sequence[Turn], observation: str) -> None:
+        """Take in the turns that are new; `observation` followed the last of them."""
+        for index in range(self.turns, len(turns)):
+            last = index + 1 == len(turns)
+            self.note(turns[index], observation if last else turns[index + 1].observation)
+
+    def of(self, things: tuple[str, ...], seen: frozenset[str]) -> tuple[int, int, int]:
+        """Give the codes of whether things were just seen, were used, and of what was near."""
+        shown = uses = near = 1
+        for thing in things:
+            shown = shown * 3 + (thing in seen)
+            uses = uses * 3 + min(self.uses.get(thing, 0), 2)
+            near = (near * 1021 + self.near.get(thing, 0)) & 0xFFFFFFFF
+        return shown, uses, near
+
+
+@lru_cache(maxsize=65536)
+def _goal_codes(instruction: str, kinds: tuple[str, ...]) -> tuple[int, int]:
+    """Give the codes of where the goal names the kinds, and of whether it does."""
+    goal = goal_positions(instruction)
+    place = named = 1
+    for kind in kinds:
+        position = goal.get(kind, 0)
+        place, named = place * 17 + min(position, 16), named * 2 + (position > 0)
+    return place, named
 
 
 def features(
-    instruction: str,
-    turns: Sequence[Turn],
-    observation: str,
-    candidates: Sequence[str],
-    buckets: int,
+    instruction: str, memory: Memory, observation: str, candidates: Sequence[str], buckets: int
 ) -> NDArray[np.int64]:
     """Compute the features of each candidate.
 
     Returns:
         Indices below `buckets`, shape (candidates, templates).
     """
-    goal = goal_positions(instruction)
-    past = _past(goal, turns, observation)
     seen = mentioned(observation)
     commands = [command(text) for text in candidates]
     kinds = {kind for one in commands for kind in one.kinds}
-    manner = _set_code(code(word) for word in goal if word not in kinds)
-    named = [tuple(goal.get(kind, 0) for kind in one.kinds) for one in commands]
+    manner = _set_code(code(word) for word in memory.goal if word not in kinds)
     offered = _set_code(one.verb for one in commands)
-    # Which verbs could act on what the goal names: tells a free hand from a full one.
-    reach = _set_code(
-        one.verb + 31 * _pattern(names) for one, names in zip(commands, named, strict=True)
-        if any(names)
-    )  # fmt: skip
+    known: dict[tuple[str, ...], tuple[int, int, int]] = {}
     fresh: set[int] = set()
+    reach: set[int] = set()
     rows = []
-    for text, one, names in zip(candidates, commands, named, strict=True):
-        uses = _pattern(min(past.uses.get(thing, 0), 2) for thing in one.things)
-        first = 0
-        if not uses and one.verb not in fresh:
+    for text, one in zip(candidates, commands, strict=True):
+        place, named = _goal_codes(instruction, one.kinds)
+        if named > 1 << len(one.kinds):
+            reach.add(one.verb + 31 * place)
+        if one.things not in known:
+            known[one.things] = memory.of(one.things, seen)
+        shown, uses, near = known[one.things]
+        first = one.verb not in fresh and uses == 3 ** len(one.things)
+        if first:
             fresh.add(one.verb)
-            first = 1
+        repeats = min(memory.repeats.get(text, 0), 3)
         rows.append(
-            (
-                one.verb,
-                code(one.kinds[0]) if one.kinds else 0,
-                code(one.kinds[-1]) if one.kinds else 0,
-                _pattern(names),
-                _pattern(int(name > 0) for name in names),
-                _pattern(int(thing in seen) for thing in one.things),
-                uses,
-                min(past.repeats.get(text, 0), 3),
-                first,
-                _pattern(past.near.get(thing, 0) for thing in one.things),
-            )
+            (one.verb, one.first, one.final, place, named, shown, uses, repeats, first, near)
         )
-    around = (manner, past.verbs, past.last_verb, offered, past.last_valid, reach, 0)
+    # Which verbs could act on what the goal names: tells a free hand from a full one.
+    around = (manner, memory.used, memory.last, offered, memory.valid, _set_code(reach), 0)
     base = np.empty((len(candidates), len(_BASE)), dtype=np.uint64)
     base[:, : len(_BASE) - len(around)] = rows
     base[:, len(_BASE) - len(around) :] = around
-    mixed = np.broadcast_to(_SALT, (len(candidates), len(TEMPLATES)))
-    for part in range(_PARTS.shape[1]):
-        mixed = (mixed ^ base[:, _PARTS[:, part]]) * _MULTIPLIER
+    mixed = np.repeat(_SALT, len(candidates), axis=0)
+    for parts in _PARTS.T:
+        mixed = (mixed ^ base[:, parts]) * _MULTIPLIER
         mixed ^= mixed >> _SHIFT
     return (mixed % np.uint64(buckets)).astype(np.int64)
-
-
-def _pattern(values: Iterable[int]) -> int:
-    total = 1
-    for value in values:
-        total = (total * 1021 + value + 1) & 0xFFFFFFFF
-    return total

@@ -7,6 +7,8 @@ that was killed and resumed gives the same actions to the last bit.
 """
 
 import json
+import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ from trialgym.errors import BadFile, BadInput, MissingExtra
 from trialgym.policy import Reply, Request
 from trialgym.records import Message, PolicyInfo, Trajectory, Turn
 
-from .features import features
+from .features import Memory, features
 
 try:
     import torch
@@ -92,7 +94,8 @@ class Ranker:
         if model is not None:
             self.network.load_state_dict(load_file(Path(model) / WEIGHTS))
         self._info = PolicyInfo(name, temperature=temperature, seed=seed)
-        self._arrays: tuple[NDArray[np.float32], ...] | None = None
+        self._arrays: tuple[NDArray[np.float32], ...] = ()
+        self._memories: dict[str, Memory] = {}
 
     @property
     def info(self) -> PolicyInfo:
@@ -102,14 +105,14 @@ class Ranker:
         """Give a view of the same weights under another name, temperature or seed."""
         view = object.__new__(Ranker)
         view.sizes, view.network = self.sizes, self.network
-        view._info, view._arrays = info, None
+        view._info, view._arrays, view._memories = info, (), {}
         return view
 
     def preamble(self, instruction: str, spec: ActionSpec) -> tuple[Message, ...]:
         return ()
 
     def forget(self, episode: str) -> None:
-        pass
+        self._memories.pop(episode, None)
 
     def act(self, requests: Sequence[Request]) -> list[Reply]:
         # Fresh arrays a batch: training may have moved the weights since the last one.
@@ -122,19 +125,19 @@ class Ranker:
                 "the ranker ranks admissible actions, and this environment lists none; "
                 "use a language model, or an environment that lists them"
             )
+        if request.episode not in self._memories:
+            self._memories[request.episode] = Memory(request.instruction)
+        memory = self._memories[request.episode]
+        memory.catch_up(request.turns, request.observation)
         candidates = request.spec.valid
         rows = features(
-            request.instruction, request.turns, request.observation, candidates,
-            self.sizes["buckets"],
-        )  # fmt: skip
-        scores = self._scores(rows)
-        log_probs = scores - scores.max()
-        log_probs -= np.log(np.exp(log_probs).sum())
+            request.instruction, memory, request.observation, candidates, self.sizes["buckets"]
+        )
+        log_probs = _log_softmax(self._scores(rows))
         best = self._draw(log_probs, request.seed)
         return Reply(candidates[best], log_prob=float(log_probs[best]))
 
     def _scores(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-        assert self._arrays is not None
         table, hidden, bias, out = self._arrays
         summed = table[rows].sum(axis=1)
         return np.asarray(np.maximum(summed @ hidden + bias, 0) @ out, dtype=np.float64)
@@ -142,8 +145,9 @@ class Ranker:
     def _draw(self, log_probs: NDArray[np.float64], seed: int) -> int:
         if self._info.temperature == 0:
             return int(log_probs.argmax())
-        noise = np.random.default_rng(seed).gumbel(size=len(log_probs))
-        return int((log_probs / self._info.temperature + noise).argmax())
+        chances = np.exp(_log_softmax(log_probs / self._info.temperature)).cumsum()
+        draw = random.Random(seed).random() * chances[-1]
+        return int(chances.searchsorted(draw, side="right"))
 
     # What a trainer needs.
 
@@ -157,13 +161,14 @@ class Ranker:
             BadInput: a turn without recorded candidates, or whose action is not among them.
         """
         rows, turn, chosen = [], [], []
-        count = 0
+        count, memory = 0, Memory(trajectory.instruction)
         for number, one in enumerate(trajectory.turns):
             position = _position(trajectory, one)
+            memory.catch_up(trajectory.turns[:number], one.observation)
             rows.append(
                 features(
-                    trajectory.instruction, trajectory.turns[:number], one.observation,
-                    one.candidates, self.sizes["buckets"],
+                    trajectory.instruction, memory, one.observation, one.candidates,
+                    self.sizes["buckets"],
                 )
             )  # fmt: skip
             turn += [number] * len(one.candidates)
@@ -207,6 +212,11 @@ class Ranker:
         save_file(weights, directory / WEIGHTS)
         settings = {"agent": "ranker", "sizes": self.sizes}
         (directory / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = scores - scores.max()
+    return np.asarray(shifted - math.log(np.exp(shifted).sum()))
 
 
 def _position(trajectory: Trajectory, turn: Turn) -> int:
