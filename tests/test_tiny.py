@@ -69,20 +69,8 @@ def demonstrations(count: int, start: int) -> list[Trajectory]:
             observation, _, ended, truncated, info = env.step(action)
             turns.append(Turn(seen, action))
             over = ended or truncated
-        shown.append(
-            Trajectory(
-                HOUSEHOLD,
-                task,
-                "train",
-                "",
-                tuple(turns),
-                observation,
-                1.0,
-                info["success"],
-                StopReason.SUCCESS,
-                PolicyInfo("expert"),
-            )  # fmt: skip
-        )
+        done = (tuple(turns), observation, 1.0, info["success"], StopReason.SUCCESS)
+        shown.append(Trajectory(HOUSEHOLD, task, "train", "", *done, PolicyInfo("expert")))
     return shown
 
 
