@@ -115,11 +115,15 @@ def test_an_excerpt_is_what_its_file_says(block: Block) -> None:
     (mark,) = block.marks
     assert mark.startswith("file="), f"{block}: `{mark}` means nothing"
     file = ROOT / mark.removeprefix("file=")
-    # `# ...` stands for lines left out.
-    position, text = 0, file.read_text(encoding="utf-8")
+    # Indentation and blank lines are the page's own; `# ...` stands for lines left out.
+    position, text = 0, squeezed(file.read_text(encoding="utf-8"))
     for part in re.split(r"^ *# \.\.\.\n", block.body, flags=re.MULTILINE):
-        position = text.find(part.strip("\n"), position)
+        position = text.find(squeezed(part), position)
         assert position >= 0, f"{block}: not in {file.relative_to(ROOT)}:\n{part}"
+
+
+def squeezed(text: str) -> str:
+    return "\n".join(line.strip() for line in text.splitlines() if line.strip()) + "\n"
 
 
 def steps(block: Block) -> list[tuple[str, str]]:

@@ -67,20 +67,29 @@ def dotted(node: ast.AST) -> str:
     return ""
 
 
-# Reading the shared generators' state is how the contract check sees that nobody moved it.
+def modules(tree: ast.AST) -> dict[str, str]:
+    """Names that stand for modules here: `np` for `numpy`."""
+    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Import))
+    return {a.asname or a.name.split(".")[0]: a.name for node in nodes for a in node.names}
+
+
+# Reading and restoring the shared generators is how others' use of them is found out and undone.
 BANNED_CALLS = re.compile(
-    r"(builtins\.)?(eval|exec|__import__)|os\.(system|popen)|(numpy|np)\.random\."
-    r"(?!(default_rng|Generator|SeedSequence|PCG64|get_state)$)\w+"
-    r"|random\.(?!(Random|getstate)$)\w+"
+    r"(builtins\.)?(eval|exec|__import__)|os\.(system|popen)"
+    r"|numpy\.random\.(?!(default_rng|Generator|SeedSequence|PCG64|get_state|set_state)$)\w+"
+    r"|random\.(?!(Random|getstate|setstate)$)\w+"
 )
 BANNED_FROM = re.compile(r"random\.(?!Random$)\w+|os\.(system|popen)|numpy\.random\.(seed|rand\w*)")
 
 
 def unsafe_calls(tree: ast.AST, file: Path) -> Iterator[Finding]:
     """Text run as code, a shell, or a random generator that everybody shares."""
+    known = modules(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            name = dotted(node.func)
+            first, dot, rest = dotted(node.func).partition(".")
+            # A variable may be called `random`; only the module of that name is shared.
+            name = known.get(first, "" if dot else first) + dot + rest
             if BANNED_CALLS.fullmatch(name):
                 yield node.lineno, f"call of {name}"
             for keyword in node.keywords:
@@ -120,11 +129,11 @@ def test_a_file_keeps_the_rules(file: Path) -> None:
         (unsafe_calls, "envs/a.py", "import builtins\nbuiltins.exec('1')"),
         (unsafe_calls, "envs/a.py", "run('ls', shell=True)"),
         (unsafe_calls, "envs/a.py", "run('ls', shell=flag)"),
-        (unsafe_calls, "envs/a.py", "os.system('ls')"),
-        (unsafe_calls, "envs/a.py", "random.shuffle(x)"),
+        (unsafe_calls, "envs/a.py", "import os\nos.system('ls')"),
+        (unsafe_calls, "envs/a.py", "import random\nrandom.shuffle(x)"),
         (unsafe_calls, "envs/a.py", "from random import choice"),
-        (unsafe_calls, "envs/a.py", "np.random.seed(0)"),
-        (unsafe_calls, "envs/a.py", "numpy.random.randint(3)"),
+        (unsafe_calls, "envs/a.py", "import numpy as np\nnp.random.seed(0)"),
+        (unsafe_calls, "envs/a.py", "import numpy\nnumpy.random.randint(3)"),
     ],
 )
 def test_a_planted_fault_is_seen(check: Check, file: str, source: str) -> None:
@@ -142,7 +151,8 @@ def test_a_planted_fault_is_seen(check: Check, file: str, source: str) -> None:
         "import numpy as np\nnp.random.default_rng(3).integers(4)",
         "model.eval()",
         "run(['ls'], shell=False)",
-        "random.getstate()",
+        "import random\nrandom.setstate(random.getstate())",
+        "def draw(random: Random) -> int:\n    return random.randint(1, 6)",
     ],
 )
 def test_what_is_allowed_passes(source: str) -> None:
@@ -157,7 +167,8 @@ def test_the_hall_has_under_ten_files() -> None:
 @pytest.mark.parametrize("file", [*PRODUCT, *sorted(OTHERS)], ids=str)
 def test_a_file_stays_readable(file: Path) -> None:
     text = (ROOT / file).read_text(encoding="utf-8")
-    assert text.count("\n") <= 500
+    # Tests are tables of cases rather than things to keep in mind at once.
+    assert text.count("\n") <= (700 if file.parts[0] == "tests" else 500)
     # Written in two halves, or this line would find itself.
     assert not re.search(r"#.*\b(TO" r"DO|FIX" r"ME|X" r"XX)\b", text)
     assert file.name == "__init__.py" or ast.get_docstring(ast.parse(text)), "say what it is for"
@@ -285,11 +296,16 @@ def caught(room: str) -> set[str]:
     return {dotted(inner) for kind in handlers if kind for inner in ast.walk(kind)}
 
 
+CAUGHT_ELSEWHERE = {"Refused": "sqlite3, which calls the function that raises it"}
+
+
 def test_an_exception_outside_the_error_tree_never_leaves_its_room() -> None:
     """What a user may see is declared in `errors.py`; the rest is caught where it is raised."""
     for file, name, bases in signals():
         assert not bases & set(vars(errors)), f"{file}: {name} belongs into trialgym/errors.py"
-        assert name in caught(file.parts[0]), f"{file}: nothing in its room catches {name}"
+        assert name in caught(file.parts[0]) | set(CAUGHT_ELSEWHERE), (
+            f"{file}: nothing in its room catches {name}"
+        )
 
 
 def test_the_error_tree_of_the_docstring_is_the_real_one() -> None:
