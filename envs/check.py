@@ -11,7 +11,7 @@ from json import dumps
 from typing import Any
 
 from trialgym.core import TextEnv
-from trialgym.errors import BadInput, UnknownId
+from trialgym.errors import BadInput, Fault, MissingExtra, UnknownId
 from trialgym.registry import find, locate, table
 
 from . import check_policies, check_rules, check_sameness
@@ -123,12 +123,19 @@ def command(envs: list[str] | None = None, tasks: int = 50, json: bool = False) 
     Returns:
         1 if anything failed, 0 otherwise.
     """
-    found = [row for env in envs or table("env") for row in check(env, tasks=tasks)]
+    found = [row for env in envs or table("env") for row in _rows(env, tasks)]
     if json:
         print(dumps([asdict(row) for row in found], indent=1))
     else:
         _print(found)
     return int(not all(row.passed for row in found))
+
+
+def _rows(env: str, tasks: int) -> list[Finding]:
+    try:
+        return check(env, tasks=tasks)
+    except (MissingExtra, Fault) as error:  # One that cannot run here must not hide the others.
+        return [Finding(env, "make", False, str(error))]
 
 
 def _print(found: list[Finding]) -> None:

@@ -1,8 +1,10 @@
 """Every registered environment keeps the contract, and every broken one is caught."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import worlds
@@ -92,6 +94,22 @@ def test_the_command_prints_a_row_a_property_and_tells_by_its_code(
     assert {row["env"] for row in rows} == {"worlds:Corridor"}
     assert command(["worlds:Silent"], tasks=5) == 1
     assert "FAILED" in capsys.readouterr().out
+
+
+def test_an_environment_that_cannot_run_here_hides_no_other(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command(["worlds:Elsewhere", "worlds:Corridor"], tasks=5, json=True) == 1
+    first, *others = json.loads(capsys.readouterr().out)
+    assert (first["property"], first["passed"]) == ("make", False)
+    assert "pip install 'trialgym[docker]'" in first["detail"]
+    assert len(others) == len(PROPERTIES) and all(row["passed"] for row in others)
+
+
+def test_the_page_about_checking_has_a_row_for_every_property() -> None:
+    page = Path(__file__).parents[1] / "docs" / "checking.md"
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    assert [name for row in rows for name in re.findall("`([^`]+)`", row)] == list(PROPERTIES)
 
 
 def test_the_checker_imports_no_torch() -> None:

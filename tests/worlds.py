@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from trialgym.core import ActionSpec, Outcome, Task, TaskSet, TextEnv, seed_of
-from trialgym.errors import BadInput, UnknownId
+from trialgym.errors import BadInput, MissingExtra, UnknownId
 
 COLOURS = ("red", "green", "blue", "white", "black")
 HELP = "Say `read` to read the sign, or `take <colour>` to go through a door."
@@ -385,6 +385,11 @@ class IgnoresSeed(Corridor):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         return super().reset(seed=None, options=options)
+
+
+def Elsewhere() -> Corridor:  # noqa: N802
+    """Make what needs a package that is not installed."""
+    raise MissingExtra("docker", "docker")
 
 
 BROKEN = {
