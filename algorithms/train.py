@@ -4,6 +4,7 @@ Command: `trialgym train bc --policy ranker --demonstrations runs/expert --out c
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -61,5 +62,8 @@ def train(
             report = algorithm.train(learner, experience, out)
             learner.save(out)
         write_json(out / "report.json", report.to_json())
-    show([report.to_json()], json=json, one=True)
+    row = report.to_json()
+    last = report.metrics[-1] if report.metrics else {}
+    brief = {key: value for key, value in row.items() if not isinstance(value, (Mapping, Sequence))}
+    show([row], json=json, one=True, table=[{"algorithm": report.algorithm, **brief, **last}])
     return 0

@@ -15,7 +15,7 @@ from trialgym.errors import BadInput
 from trialgym.records import Json, Trajectory, summarise
 from trialgym.store import Store, check_config, run_lock, write_json
 
-from .rollout import agent_of, collect, select
+from .rollout import agent_of, brief, collect, select
 
 DRAWS_AT_ONCE = 500
 """Bootstrap draws held in memory together."""
@@ -119,7 +119,7 @@ def evaluate(
             rows[0] |= dict.fromkeys(("difference", "difference_low", "difference_high"))
         if out is not None:
             write_json(out / "summary.json", rows)
-    show(rows, json=json, one=len(rows) == 1)
+    show(rows, json=json, one=len(rows) == 1, table=[brief(row) for row in rows])
     return 0
 
 

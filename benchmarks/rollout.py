@@ -100,6 +100,7 @@ def collect(
     concurrency: int,
     group: str,
     store: Store | None,
+    keep_candidates: bool | None = None,
 ) -> list[Trajectory]:
     """Roll out with a progress bar on a terminal; nothing but the result reaches stdout."""
     with redirect_stdout(sys.stderr):
@@ -112,6 +113,7 @@ def collect(
             group=group,
             store=store,
             limits=Limits(concurrency=concurrency),
+            keep_candidates=keep_candidates,
             show_progress=sys.stderr.isatty(),
         )
 
@@ -126,6 +128,7 @@ def rollout(
     samples: int = 1,
     seed: int | None = None,
     temperature: float | None = None,
+    candidates: bool = False,
     concurrency: int = 64,
     env_options: dict[str, Any] | None = None,
     agent_options: dict[str, Any] | None = None,
@@ -146,6 +149,7 @@ def rollout(
         samples: episodes of each task.
         seed: seed of the agent's choices; without effect on agents that leave nothing to chance.
         temperature: of the agent's choices; without effect on scripted agents.
+        candidates: record the admissible actions of each turn: what a `ranker` learns from.
         concurrency: episodes under way at once.
         env_options: the environment's own options, such as `--env_options.max_turns 20`.
         agent_options: the agent's own options, such as `--agent_options.recorded FILE`.
@@ -158,19 +162,45 @@ def rollout(
         "command": "rollout", "env": env, "env_version": chosen.version,
         "env_options": env_options or {}, "tasks": tasks, "tasks_digest": chosen.digest,
         "count": count, "samples": samples, "agent": agent, "agent_options": agent_options or {},
-        "seed": seed, "temperature": temperature, "store": store and without_password(store),
+        "seed": seed, "temperature": temperature, "candidates": candidates,
+        "store": store and without_password(store),
     }  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(run_lock(out))
         check_config(out, config)
         kept = stack.enter_context(_open_store(out, store))
         episodes = collect(
-            policy, chosen, samples=samples, concurrency=concurrency, group="rollout", store=kept
+            policy,
+            chosen,
+            samples=samples,
+            concurrency=concurrency,
+            group="rollout",
+            store=kept,
+            keep_candidates=candidates or None,
         )
         row = {"env": env, "agent": agent, "tasks": tasks, **summarise(episodes).to_json()}
         write_json(out / "summary.json", row)
-    show([row], json=json, one=True)
+    show([row], json=json, one=True, table=[brief(row)])
     return 0
+
+
+def brief(row: Mapping[str, Any]) -> Json:
+    """Shorten a summary to what fits a terminal's width."""
+    short: Json = {
+        "agent": row["agent"],
+        "episodes": row["episodes"],
+        "success": f"{row['success_rate']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
+        "score": row["score_mean"],
+        "invalid": f"{row['invalid_rate']:.1%}",
+        "turns": f"{row['turns_mean']:.1f}",
+        "faults": row["faults"],
+    }
+    if row.get("difference") is not None:
+        bounds = f"{row['difference_low']:+.1%} to {row['difference_high']:+.1%}"
+        short["against the first"] = f"{row['difference']:+.1%} ({bounds})"
+    elif "difference" in row:
+        short["against the first"] = None
+    return short
 
 
 def _open_store(directory: Path, url: str | None = None) -> Store:

@@ -60,7 +60,8 @@ VERBS = {
         "collect trajectories of an agent into a directory",
         "trialgym.benchmarks.rollout:rollout",
         (
-            f"trialgym rollout {HOUSEHOLD} --tasks train:0:20 --agent expert --out runs/expert",
+            f"trialgym rollout {HOUSEHOLD} --tasks train:0:20 --agent expert --candidates "
+            "--out runs/expert",
             f"trialgym rollout {DATABASE} --tasks dbbench_dev.jsonl --agent expert --out runs/dev",
             f"trialgym rollout {HOUSEHOLD} --tasks test --agent random --samples 4 --seed 1 "
             "--env_options.max_turns 20 --out runs/random --json",
@@ -81,9 +82,9 @@ VERBS = {
         "trialgym.algorithms.train:train",
         (
             "trialgym train bc --help",
-            "trialgym train bc --policy ranker --demonstrations expert.jsonl --out checkpoints/bc",
-            "trialgym train eto --policy checkpoints/bc --demonstrations expert.jsonl "
-            "--explored trials.jsonl --out checkpoints/eto",
+            "trialgym train bc --policy ranker --demonstrations runs/expert --out checkpoints/bc",
+            "trialgym train eto --policy checkpoints/bc --demonstrations runs/expert "
+            "--explored runs/trials --pairs.source self --out checkpoints/eto",
         ),
         positional=("algorithm",),
         kind="algorithm",
@@ -93,7 +94,7 @@ VERBS = {
         "trialgym.algorithms.loop:command",
         (
             "trialgym loop --preset laptop --out runs/laptop",
-            "trialgym loop --preset laptop --seed 1 --out runs/laptop-1",
+            "trialgym loop --preset laptop --seed 1 --set.rounds 5 --out runs/laptop-1",
         ),
     ),
     "export": Verb(
@@ -132,7 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _top(arguments)
         if arguments[0] not in VERBS:
             raise UnknownId("command", arguments[0], VERBS)
-        status = _dispatch(arguments[0], arguments[1:])
+        function, values = parse(arguments[0], arguments[1:])
+        status = int(function(**values) or 0)
         sys.stdout.flush()
         return status
     except SystemExit as stop:  # argparse's way to end after --help
@@ -180,7 +182,13 @@ def _top(arguments: list[str]) -> int:
     return 2
 
 
-def _dispatch(name: str, arguments: list[str]) -> int:
+def parse(name: str, arguments: Sequence[str]) -> tuple[Callable[..., Any], Json]:
+    """Find a verb's function, and its arguments from the words after the verb.
+
+    Raises:
+        BadInput: an unknown option, a missing one, or a value of the wrong type.
+        SystemExit: after `--help`.
+    """
     import jsonargparse
 
     verb = VERBS[name]
@@ -190,15 +198,68 @@ def _dispatch(name: str, arguments: list[str]) -> int:
     if verb.kind is not None and arguments and not arguments[0].startswith("-"):
         chosen = find(verb.kind, arguments[0])
         _add_fields(parser, chosen, chosen)
-    try:
-        space = parser.parse_args(arguments).as_dict()
-    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        raise BadInput(f"{error}; see `trialgym {name} --help`") from error
     hints = get_type_hints(function)
+    rest, mappings = _mappings(arguments, [key for key in hints if _inner(hints[key]) is dict])
+    try:
+        space = parser.parse_args(rest).as_dict()
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        raise BadInput(f"{_told(str(error))}; see `trialgym {name} --help`") from error
     values = {key: _build(hints[key], space[key]) for key in inspect.signature(function).parameters}
+    for key, given in mappings.items():
+        values[key] = _merged(values[key] or {}, given)
     if chosen is not None:
         values[str(verb.kind)] = _build(chosen, space)
-    return int(function(**values) or 0)
+    return function, values
+
+
+def _told(message: str) -> str:
+    """Shorten what jsonargparse says about a value of the wrong type."""
+    key = re.match(r'Parser key "([\w.]+)"', message)
+    kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
+    given = re.search(r"(?:Given|Got) value: (.*)", message)
+    if not (key and kinds and given):
+        return message
+    wanted = " or ".join(kind for kind in kinds if kind != "NoneType")
+    return f"`{key[1]}` is `{given[1]}`; wanted {wanted}"
+
+
+def _mappings(arguments: Sequence[str], names: Sequence[str]) -> tuple[list[str], Json]:
+    """Take `--name.some.key value` out of the words, for names that are mappings.
+
+    jsonargparse reads one level of keys and, of several, keeps the last (4.53).
+    """
+    rest: list[str] = []
+    found: Json = {}
+    words = iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name, _, path = flag.removeprefix("--").partition(".")
+        if not (flag.startswith("--") and name in names and path):
+            rest.append(word)
+            continue
+        if not equals and (value := next(words, "--")).startswith("--"):
+            raise BadInput(f"`{flag}` has no value; wanted `{flag} VALUE`")
+        nested = _plain(value)
+        for key in reversed([name, *path.split(".")]):
+            nested = {key: nested}
+        found = _merged(found, nested)
+    return rest, found
+
+
+def _plain(value: str) -> Any:
+    """Read a number, `true`, `null` or other JSON; anything else is text."""
+    try:
+        return jsonlib.loads(value)
+    except ValueError:
+        return value
+
+
+def _merged(left: Mapping[str, Any], right: Mapping[str, Any]) -> Json:
+    both = {**left, **right}
+    for key in left.keys() & right.keys():
+        if isinstance(left[key], Mapping) and isinstance(right[key], Mapping):
+            both[key] = _merged(left[key], right[key])
+    return both
 
 
 def _parser(name: str, verb: Verb, function: Callable[..., Any]) -> Any:
@@ -280,11 +341,17 @@ def _build(hint: Any, value: Any) -> Any:
 
 def _typed(hint: Any, optional_place: bool) -> Json:
     """Say how argparse reads a type: lists take many words, everything else one."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    inner = [member for member in members if member is not NoneType]
-    if len(inner) == 1 and get_origin(inner[0]) is list:
-        return {"type": get_args(inner[0])[0], "nargs": "*" if optional_place else "+"}
+    if _inner(hint) is list:
+        (row,) = [one for one in (hint, *get_args(hint)) if get_origin(one) is list]
+        return {"type": get_args(row)[0], "nargs": "*" if optional_place else "+"}
     return {"type": hint} | ({"nargs": "?"} if optional_place else {})
+
+
+def _inner(hint: Any) -> Any:
+    """Give `list` for `list[str] | None`, and so on."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = [get_origin(member) or member for member in members if member is not NoneType]
+    return kinds[0] if len(kinds) == 1 else None
 
 
 # What verbs share.
@@ -300,18 +367,26 @@ def printable(text: str) -> str:
     return _CONTROLS.sub("", _ESCAPES.sub("", text))
 
 
-def show(rows: Sequence[Mapping[str, Any]], *, json: bool, one: bool = False) -> None:
+def show(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    json: bool,
+    one: bool = False,
+    table: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
     """Print rows as a table, or as one JSON document.
 
     Args:
         rows: the rows, all with the same keys.
         json: print a JSON array instead.
         one: print the only row as an object where `json` is set.
+        table: what the table shows instead of `rows`.
     """
     if json:
         document = rows[0] if one else list(rows)
         print(jsonlib.dumps(document, indent=2, default=str))
         return
+    rows = rows if table is None else table
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
