@@ -103,23 +103,22 @@ class Store:
 
         def write(connection: sql.Connection) -> None:
             insert = sqlite.insert if self._is_sqlite else postgresql.insert
-            for part in _parts([row["id"] for row in rows]):
-                self._drop_faults(connection, part)
-            connection.execute(insert(EPISODES).on_conflict_do_nothing(), rows)
-            connection.execute(insert(BODIES).on_conflict_do_nothing(), bodies)
+            keys = ("run", "id")
+            new = insert(EPISODES)
+            new = new.on_conflict_do_update(
+                index_elements=keys,
+                set_={name: new.excluded[name] for name in COLUMNS},
+                where=EPISODES.c.stop == "fault",
+            )
+            written = set(connection.scalars(new.returning(EPISODES.c.id), rows))
+            body = insert(BODIES)
+            body = body.on_conflict_do_update(
+                index_elements=keys, set_={"body": body.excluded.body}
+            )
+            if written:
+                connection.execute(body, [row for row in bodies if row["id"] in written])
 
         self._write(write)
-
-    def _drop_faults(self, connection: sql.Connection, ids: list[str]) -> None:
-        # Deleting is also what begins the transaction, so no other writer comes in between.
-        stale = sql.delete(EPISODES).where(
-            EPISODES.c.run == self.run, EPISODES.c.stop == "fault", EPISODES.c.id.in_(ids)
-        )
-        faults = list(connection.scalars(stale.returning(EPISODES.c.id)))
-        if faults:
-            connection.execute(
-                sql.delete(BODIES).where(BODIES.c.run == self.run, BODIES.c.id.in_(faults))
-            )
 
     def summaries(self, group: str | None = None, **equal: Any) -> list[Json]:
         """List summary rows, in the order of task and sample; filters by equality of columns."""
@@ -141,8 +140,11 @@ class Store:
             BODIES, (EPISODES.c.run == BODIES.c.run) & (EPISODES.c.id == BODIES.c.id)
         )
         query = self._filtered(sql.select(BODIES.c.body).select_from(joined), group, equal)
-        with self.engine.connect() as connection:
-            for body in connection.execution_options(yield_per=256).scalars(query):
+        with (
+            self.engine.connect() as connection,
+            connection.execution_options(yield_per=256).scalars(query) as bodies,
+        ):
+            for body in bodies:
                 yield unpack(body)
 
     def groups(self) -> dict[str, int]:
@@ -422,16 +424,13 @@ def _pragmas(synchronous: str) -> Callable[[Any, Any], None]:
 
 
 def _create_tables(connection: sql.Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # There IF NOT EXISTS fails when two processes create at once; any fixed number will do.
+        connection.execute(sql.text("SELECT pg_advisory_xact_lock(8239561)"))
     for table in _META.sorted_tables:
         connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
         for index in table.indexes:
             connection.execute(sql.schema.CreateIndex(index, if_not_exists=True))
-
-
-def _parts(ids: list[str], size: int = 10_000) -> Iterator[list[str]]:
-    """Cut a list to what one statement may name."""
-    for start in range(0, len(ids), size):
-        yield ids[start : start + size]
 
 
 def write_json(path: Path, document: Any) -> None:
