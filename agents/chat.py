@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from trialgym.errors import BadInput
 from trialgym.records import Message
+
+from .torch_first import jinja2
 
 OBSERVATION, REPLY = "the seen 7c1f", "the said 7c1f"
 """Stand for real texts while a template is cut; no template holds them."""
@@ -82,7 +82,7 @@ class Chat:
             text = self._render([*chat, first], open_reply=True)
             if all(m.content.strip() in text for m in preamble):
                 return [*chat, first]
-        except TemplateError:
+        except jinja2.TemplateError:
             pass
         head = "".join(f"{message.content}\n\n" for message in preamble)
         return [{"role": "user", "content": head + OBSERVATION}]
@@ -106,7 +106,7 @@ class Chat:
             padded = self._render(
                 [{"role": "user", "content": f" {OBSERVATION} "}], open_reply=True
             )
-        except TemplateError as error:
+        except jinja2.TemplateError as error:
             raise _unstable(f"cannot render a chat of several turns ({error})") from error
         end, first = self._turn(asked[0], answered[0], asked[1])
         _, second = self._turn(asked[1], answered[1], asked[2])

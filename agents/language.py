@@ -88,6 +88,7 @@ class Language:
         self._pieces: dict[tuple[Message, ...], Pieces] = {}
         self._specs: dict[str, ActionSpec | None] = {}
         self._spelled: dict[str, tuple[int, ...]] = {}
+        self._templates: dict[str, tuple[int, ...]] = {}
 
     # What the hall's protocols ask for.
 
@@ -238,7 +239,7 @@ class Language:
         pieces = self._cut(preamble)
         head, tail = pieces.between if before else pieces.opening
         seen = self._ids(observation.strip() if pieces.trims else observation)
-        ids = (*self._ids(head, trusted=True), *seen, *self._ids(tail, trusted=True))
+        ids = (*self._template_ids(head), *seen, *self._template_ids(tail))
         last = before[-1] if before else None
         # A reply that was cut off did not end its turn; the prompt does.
         cut = last is not None and self._sampled(last) and last.token_ids[-1] not in self.stops
@@ -255,10 +256,17 @@ class Language:
             self._pieces[preamble] = chat.pieces(preamble)
         return self._pieces[preamble]
 
-    def _ids(self, text: str, *, trusted: bool = False) -> tuple[int, ...]:
-        """Tokenise; only trusted text may hold control tokens."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not trusted)
+    def _ids(self, text: str) -> tuple[int, ...]:
+        """Tokenise text that anyone may have written: none of it becomes a control token."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return tuple(encoded["input_ids"])
+
+    def _template_ids(self, text: str) -> tuple[int, ...]:
+        """Tokenise the template's own text, control tokens included."""
+        if text not in self._templates:
+            encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
+            self._templates[text] = tuple(encoded["input_ids"])
+        return self._templates[text]
 
     def _text(self, ids: Sequence[int]) -> str:
         return str(

@@ -7,9 +7,7 @@ that must act together are moved there first. The model sees an ordinary `transf
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from transformers.cache_utils import Cache, CacheLayerMixin
-
-from .torch_first import torch
+from .torch_first import torch, transformers
 
 GROWTH = 128
 """Tokens by which every slot grows at least when one is full."""
@@ -26,7 +24,7 @@ class Slot:
     """When it was last used; the smallest is evicted first."""
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class SlotLayer(transformers.cache_utils.CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values: (slots, heads, capacity, width)."""
 
     is_sliding = False
@@ -86,7 +84,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         return self.capacity
 
 
-class SlotCache(Cache):  # type: ignore[misc]
+class SlotCache(transformers.Cache):  # type: ignore[misc]
     """The slots of all layers, and which episode has which."""
 
     layers: list[SlotLayer]

@@ -47,7 +47,7 @@ def build(
     """
     if hidden % heads:
         raise BadInput(f"width {hidden} with {heads} heads; wanted a multiple; change one of them")
-    tokenizer = learn(texts, vocabulary).build()
+    tokenizer = learn(texts, vocabulary)
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden,

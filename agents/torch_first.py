@@ -1,4 +1,4 @@
-"""PyTorch and Transformers, set up before they are imported: take them from here in this room."""
+"""PyTorch and what builds on it, set up before the import: take them from here in this room."""
 
 import os
 
@@ -9,9 +9,12 @@ from trialgym.errors import MissingExtra
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
+    import jinja2
+    import tokenizers
     import torch
     import transformers
+    import transformers.cache_utils
 except ModuleNotFoundError as error:
     raise MissingExtra(error.name or "transformers", "train") from error
 
-__all__ = ["torch", "transformers"]
+__all__ = ["jinja2", "tokenizers", "torch", "transformers"]

@@ -8,12 +8,11 @@ tokenizer gives every Unicode string back exactly.
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from .torch_first import tokenizers, transformers
 
-from .torch_first import transformers
+pre_tokenizers = tokenizers.pre_tokenizers
 
 START, ACT, END, PAD = "<|start|>", "<|act|>", "<|end|>", "<|pad|>"
 TEMPLATE = (
@@ -28,8 +27,8 @@ _ENTITY = re.compile(r"\b([a-z]{3,}) [0-9]+\b")
 _WORD = re.compile(r" ?[A-Za-z]+|[^A-Za-z]")
 
 
-def learn(texts: Iterable[str], size: int) -> "PhraseTokenizer":
-    """Learn a tokenizer of about `size` tokens.
+def learn(texts: Iterable[str], size: int) -> Any:
+    """Learn a `PreTrainedTokenizerFast`.
 
     Args:
         texts: observations and actions, as an agent sees and writes them.
@@ -52,39 +51,27 @@ def learn(texts: Iterable[str], size: int) -> "PhraseTokenizer":
     # Words come last: they spell the phrases that were too rare for a token of their own.
     kept = repeated[: max(room - len(spare), room // 2)]
     kept += spare[: room - len(kept)]
-    return PhraseTokenizer(alphabet, kept, nouns)
+    return _assemble([*alphabet, *kept], nouns)
 
 
-class PhraseTokenizer:
-    """The parts of a tokenizer, put together as `tokenizers` and `transformers` know them."""
-
-    def __init__(
-        self, alphabet: Sequence[str], phrases: Sequence[str], nouns: Sequence[str]
-    ) -> None:
-        self.alphabet, self.phrases, self.nouns = alphabet, phrases, nouns
-
-    def build(self) -> Any:
-        """Give a `PreTrainedTokenizerFast`."""
-        # Every token costs the same, so that the best spelling is the one with fewest tokens.
-        pieces = [(piece, -1.0) for piece in [*self.alphabet, *self.phrases]]
-        tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=False))
-        tokenizer.pre_tokenizer = _splitter(self.nouns)
-        tokenizer.decoder = decoders.ByteLevel()
-        tokenizer.add_special_tokens(
-            [AddedToken(token, special=True, normalized=False) for token in (START, ACT, END, PAD)]
-        )
-        return transformers.PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer,
-            bos_token=START,
-            eos_token=END,
-            pad_token=PAD,
-            extra_special_tokens=[ACT],
-            chat_template=TEMPLATE,
-            clean_up_tokenization_spaces=False,
-        )
-
-    def save(self, directory: Path) -> None:
-        self.build().save_pretrained(directory)
+def _assemble(pieces: Sequence[str], nouns: Sequence[str]) -> Any:
+    """Put the parts together as `tokenizers` and `transformers` know them."""
+    # Every token costs the same, so that the best spelling is the one with fewest tokens.
+    model = tokenizers.models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = _splitter(nouns)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    control = [tokenizers.AddedToken(token, special=True) for token in (START, ACT, END, PAD)]
+    tokenizer.add_special_tokens(control)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=[ACT],
+        chat_template=TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
 
 def _splitter(nouns: Sequence[str]) -> pre_tokenizers.PreTokenizer:
@@ -92,7 +79,7 @@ def _splitter(nouns: Sequence[str]) -> pre_tokenizers.PreTokenizer:
     steps: list[pre_tokenizers.PreTokenizer] = []
     if nouns:
         kinds = "|".join(sorted(map(re.escape, nouns), key=len, reverse=True))
-        pattern = Regex(rf"\b(?:{kinds})(?: [0-9]+)?\b")
+        pattern = tokenizers.Regex(rf"\b(?:{kinds})(?: [0-9]+)?\b")
         steps.append(pre_tokenizers.Split(pattern, behavior="isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     return pre_tokenizers.Sequence(steps)
@@ -104,7 +91,7 @@ def _ranked(counts: Counter[str]) -> list[tuple[str, int]]:
 
 
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-_TEXT = decoders.ByteLevel()
+_TEXT = tokenizers.decoders.ByteLevel()
 
 
 def _shown(text: str) -> str:

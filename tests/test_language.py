@@ -1,7 +1,10 @@
 """Language-model agents: exact rows, masks, log-probabilities, sampling, caches."""
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -593,3 +596,17 @@ def test_a_model_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
 def test_the_settings_file_names_the_agent_that_loads_it(policy: Language, tmp_path: Path) -> None:
     policy.save(tmp_path)
     assert json.loads((tmp_path / "trialgym_agent.json").read_text())["agent"] == "transformers"
+
+
+@pytest.mark.parametrize("missing", ["torch", "transformers"])
+def test_without_the_extra_the_error_says_what_to_install(missing: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None; import trialgym.agents.language"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"MissingExtra: `{missing}` is not installed; run `pip install" in done.stderr
+
+
+def test_waiting_threads_are_told_to_sleep_before_torch_is_imported() -> None:
+    code = "import trialgym.agents.language, os; print(os.environ['OMP_WAIT_POLICY'])"
+    free = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=free)
+    assert done.stdout.strip() == "PASSIVE"

@@ -36,7 +36,7 @@ def policy(path: Path) -> Language:
     return Language(path, format="act", system=False, temperature=1.0, restricted=True)
 
 
-TOKENIZER = learn(["You see a cabinet 3, and a bowl 12.", "go to cabinet 3"] * 3, 400).build()
+TOKENIZER = learn(["You see a cabinet 3, and a bowl 12.", "go to cabinet 3"] * 3, 400)
 
 
 @given(st.text())
