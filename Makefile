@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
+BENCHES ?= vector generation
 RUN ?= runs/demo
 
 BIN := .venv/bin
@@ -20,7 +21,7 @@ help:
 	@echo "make slow    the tests that take longer"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff mend what it can"
-	@echo "make bench   throughput of the environments"
+	@echo "make bench   how fast: $(BENCHES)"
 	@echo "make clean   remove caches and builds; .venv and runs stay"
 
 demo: .venv/train.stamp
@@ -42,7 +43,7 @@ format: .venv/test.stamp
 	$(BIN)/ruff format .
 
 bench: .venv/train.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m trialgym.benchmarks.throughput
+	for name in $(BENCHES); do OMP_NUM_THREADS=1 $(BIN)/python -m trialgym.benchmarks.$$name || exit; done
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage

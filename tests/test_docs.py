@@ -184,6 +184,12 @@ def check_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 # Nothing is left out.
 
 
+def test_make_bench_names_benchmarks_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (names,) = re.findall(r"^BENCHES \?= (.+)$", makefile, re.MULTILINE)
+    assert [name for name in names.split() if not (ROOT / f"benchmarks/{name}.py").exists()] == []
+
+
 def rows(page: str) -> set[str]:
     """What the first cells of a page's tables name."""
     text = (ROOT / page).read_text(encoding="utf-8")
