@@ -1,7 +1,8 @@
 """What the pages say is true: their code runs, their output is what comes, their links lead on.
 
 - Every ```` ```python ```` block runs by itself in an empty directory; a ```` ```text output ````
-  block after it is what it prints. With `file=PATH` it is an excerpt of that file instead.
+  block after it is what it prints. With `file=PATH` it is an excerpt of that file instead; with
+  `norun` it needs what a test has not (a download, a GPU), and only its imports are checked.
 - Every ```` ```console run ```` block is run, `$ ` line by `$ ` line, and compared with what is
   shown under each; `...` stands for anything. Other console blocks are only read: their verbs,
   options and make targets must exist.
@@ -9,6 +10,7 @@
 `UPDATE_DOCS=1` writes what really comes into the pages, where the two differ.
 """
 
+import ast
 import doctest
 import os
 import re
@@ -17,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
 
@@ -63,7 +66,8 @@ def blocks(page: Path) -> Iterator[Block]:
 
 BLOCKS = [block for page in PAGES if page.suffix == ".md" for block in blocks(page)]
 PYTHON = [b for b in BLOCKS if b.kind == "python" and not b.marks]
-EXCERPTS = [b for b in BLOCKS if b.kind in ("python", "toml") and b.marks]
+UNRUN = [b for b in BLOCKS if b.kind == "python" and b.marks == ("norun",)]
+EXCERPTS = [b for b in BLOCKS if b.kind in ("python", "toml") and b.marks and b not in UNRUN]
 CONSOLE = [b for b in BLOCKS if b.kind in ("console", "bash", "shell", "sh")]
 
 
@@ -108,6 +112,14 @@ def test_a_python_block_runs_and_prints_what_the_page_shows(block: Block, tmp_pa
     got = run([sys.executable, "-W", "error", str(script)], directory)
     if block.output is not None:
         compare(block, "```text output\n", block.output, got)
+
+
+@pytest.mark.parametrize("block", UNRUN, ids=str)
+def test_a_block_that_cannot_run_here_imports_what_exists(block: Block) -> None:
+    for node in ast.walk(ast.parse(block.body)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            module = import_module(node.module)
+            assert [a.name for a in node.names if not hasattr(module, a.name)] == []
 
 
 @pytest.mark.parametrize("block", EXCERPTS, ids=str)
