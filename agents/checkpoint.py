@@ -67,8 +67,6 @@ def load(
         if adapter is not None:
             raise BadInput(f"model `{model}`, itself an adapter; wanted one; leave `adapter` out")
         adapter, base = model, _base_of(Path(model))
-    # Its bars for a load of milliseconds would break the one of the run.
-    transformers.utils.logging.disable_progress_bar()
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=dtype)

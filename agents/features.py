@@ -24,6 +24,9 @@ _STOP |= {"them", "then", "to", "two", "under", "up", "with"}
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 
+GOAL_WORDS = 6
+"""Content words of a goal that are crossed one by one, counted from its end."""
+
 _BASE = (
     # Of the candidate: its verb; the kinds of its first and last argument; where the goal names
     # its arguments, and whether; whether they were just seen; how often they were used; how often
@@ -33,6 +36,8 @@ _BASE = (
     # Of the situation: the goal's other words; the verbs used; the last verb; the verbs on offer;
     # whether the last action was valid; which verbs could act on what the goal names.
     "manner", "used", "last", "offered", "valid", "reach",
+    # The goal's content words, one by one.
+    *(f"word{number}" for number in range(GOAL_WORDS)),
     "",
 )  # fmt: skip
 TEMPLATES = (
@@ -60,6 +65,10 @@ TEMPLATES = (
     "verb first near named reach",
     "verb valid repeats",
     "verb uses near named reach",
+    # One salt for all the goal's words: what a word means does not depend on its place.
+    *(f"verb word{number}" for number in range(GOAL_WORDS)),
+    *(f"verb target word{number}" for number in range(GOAL_WORDS)),
+    *(f"verb used word{number}" for number in range(GOAL_WORDS)),
 )
 """What is crossed; one embedding row each."""
 _LONGEST = max(len(template.split()) for template in TEMPLATES)
@@ -70,7 +79,9 @@ _PARTS = np.array(
         for template in TEMPLATES
     ]
 )
-_SALT = np.arange(1, len(TEMPLATES) + 1, dtype=np.uint64)[None]
+_SALT = np.array(
+    [[zlib.crc32(name.rstrip("0123456789").encode()) for name in TEMPLATES]], np.uint64
+)
 
 
 class Command(NamedTuple):
@@ -132,6 +143,8 @@ class Memory:
 
     def __init__(self, instruction: str) -> None:
         self.goal = goal_positions(instruction)
+        words = [code(word) for word in self.goal][:GOAL_WORDS]
+        self.words = (*words, *[0] * (GOAL_WORDS - len(words)))
         self.turns = 0
         self.uses: dict[str, int] = {}
         """How often an action named a thing."""
@@ -215,7 +228,9 @@ def features(
             (one.verb, one.first, one.final, place, named, shown, uses, repeats, first, near)
         )
     # Which verbs could act on what the goal names: tells a free hand from a full one.
-    around = (manner, memory.used, memory.last, offered, memory.valid, _set_code(reach), 0)
+    around = (
+        manner, memory.used, memory.last, offered, memory.valid, _set_code(reach), *memory.words, 0
+    )  # fmt: skip
     base = np.empty((len(candidates), len(_BASE)), dtype=np.uint64)
     base[:, : len(_BASE) - len(around)] = rows
     base[:, len(_BASE) - len(around) :] = around

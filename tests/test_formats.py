@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from trialgym.agents.formats import FORMATS, format_of
 from trialgym.errors import UnknownId
+from trialgym.registry import make
 
 REACT, ACT = FORMATS["react"], FORMATS["act"]
 
@@ -134,6 +135,21 @@ def test_a_megabyte_of_one_piece_is_read_in_one_go(piece: str) -> None:
     """Would take minutes if any pattern backtracked, or any surface read the text twice a hit."""
     FORMATS["act"].parse(piece * (1_000_000 // len(piece)))
     FORMATS["act"].parse(piece * (500_000 // len(piece)) + "Action: x")
+
+
+@pytest.mark.parametrize("env", ["trialgym/Household-v0", "trialgym/Database-v0"])
+def test_what_each_environments_expert_does_parses_back(env: str) -> None:
+    world = make(env)
+    for task in world.tasks.ids("train", 25):
+        world.reset(options={"task": task})
+        over = False
+        while not over:
+            action = world.expert()
+            for form in FORMATS.values():
+                assert form.parse(form.render("Action: is what I think", action)).action == action
+            _, _, ended, truncated, _ = world.step(action)
+            over = ended or truncated
+    world.close()
 
 
 def test_an_unknown_format_names_the_nearest() -> None:

@@ -18,6 +18,7 @@ from trialgym.agents.chat import CHATML, Chat
 from trialgym.agents.engine import Engine, Prompt, Sampling, trie_of
 from trialgym.agents.language import Language
 from trialgym.agents.tiny import build
+from trialgym.benchmarks import generation
 from trialgym.core import ActionSpec
 from trialgym.errors import BadFile, BadInput
 from trialgym.policy import Encoding, LanguagePolicy, Reply, Request
@@ -190,6 +191,20 @@ def test_each_family_is_sampled_with_the_models_own_log_probabilities(
             theirs = [after[i - 1, row[i]].item() for i in range(len(ids), len(row))]
             assert list(sample.log_probs) == pytest.approx(theirs, abs=1e-4)
             rows[name] = [*row, 7, 8]
+
+
+@pytest.mark.parametrize(("window", "cached"), [(None, True), (8, False)])
+def test_sixteen_bit_weights_keep_their_cache(window: int | None, cached: bool) -> None:
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=window,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    engine = Engine(model.eval(), stops=[0], max_context=64, slots=3)
+    assert engine.cached is cached
+    (sample,) = engine.generate([Prompt("a", [1, 2, 3], 0)], Sampling(max_new_tokens=4))
+    assert len(sample.ids) == 4 or sample.ids[-1] == 0
 
 
 def test_greedy_decoding_equals_generate(policy: Language) -> None:
@@ -610,3 +625,15 @@ def test_waiting_threads_are_told_to_sleep_before_torch_is_imported() -> None:
     free = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=free)
     assert done.stdout.strip() == "PASSIVE"
+
+
+def test_both_sides_of_the_generation_benchmark_do_the_same_work(tmp_path: Path) -> None:
+    work = generation.Workload("small", episodes=3, turns=2, first=12, later=6, new=3)
+    generation.save_model(tmp_path)
+    policy = Language(
+        tmp_path, format="act", system=False, temperature=1.0, max_new_tokens=3, batch_slots=3
+    )
+    played = generation.run_agent(policy, work, generation.observations(work))
+    ours = sum(len(reply.token_ids) for replies in played for reply in replies)
+    prompts = [[reply.prompt_ids for reply in replies] for replies in played]
+    assert ours == generation.run_generate(policy, work, prompts) == 18
