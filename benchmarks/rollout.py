@@ -43,6 +43,8 @@ def select(env: str, tasks: str, count: int | None, options: Mapping[str, Any]) 
         BadInput: a slice that is no slice, or more tasks than the split has.
         BadFile: the file is not there, or the environment cannot read it.
     """
+    if count is not None and count < 1:
+        raise BadInput(f"count {count}; wanted at least 1")
     path = Path(tasks)
     from_file = path.suffix != "" or "/" in tasks
     if from_file and not path.is_file():
