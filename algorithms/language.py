@@ -96,7 +96,9 @@ def clone_behaviour(
             token if kept else -100 for token, kept in zip(row["ids"], row["mask"], strict=True)
         ]
         observed = [int(turn < 0) for turn in encoding.turn[:length]]
-        rows.append({"input_ids": row["ids"], "labels": labels, "observed": observed})
+        rows.append(
+            {"input_ids": row["ids"], "labels": labels, "observed": observed, "length": length}
+        )
     _tell(count, len(rows), "trajectories", config)
     arguments = SFTConfig(
         **_arguments(config, len(rows), directory, policy.model),
@@ -136,13 +138,14 @@ def prefer(
     count: Counter[str] = Counter()
     rows = []
     for pair in pairs:
-        sides: dict[str, Row] = {}
+        sides: Row = {"length": 0}
         for name, trajectory in (("chosen", pair.chosen), ("rejected", pair.rejected)):
             row = _row(policy.encode(trajectory), pair.start, config.max_length)
             if isinstance(row, str):
                 count[row] += 1
                 break
             sides[name] = row
+            sides["length"] = max(sides["length"], len(row["ids"]))
         else:
             rows.append(sides)
     _tell(count, len(rows), "pairs", config)
@@ -159,7 +162,7 @@ def prefer(
         "nll": config.nll,
         "nll_form": config.nll_form,
     }
-    tokens = sum(sum(side["mask"]) for row in rows for side in row.values())
+    tokens = sum(sum(row[side]["mask"]) for row in rows for side in ("chosen", "rejected"))
     return _fit("eto", options, _Data(rows, tokens, count), policy, config, progress)
 
 

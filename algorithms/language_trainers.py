@@ -7,20 +7,24 @@ or from a disabled adapter; so the collator, the reference and the loss are ours
 """
 
 import errno
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from trl import DPOTrainer, SFTTrainer
 
+from trialgym.core import seed_of
 from trialgym.errors import StorageFull
 
 from .language_checkpoints import prune, seal
 from .losses import dpo
 
+STRETCH = 16
+"""Batches' worth of rows that are sorted by length together."""
 Row = dict[str, Any]
 """`ids`, `mask` (1 where a token is trained), `places` and `choices` (restricted positions and the
 token ids allowed there)."""
@@ -124,11 +128,48 @@ def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([list(row) + [value] * (length - len(row)) for row in rows])
 
 
+class SimilarLengths(Sampler[int]):
+    """Draws batches whose rows are of similar length, so that little of a batch is padding.
+
+    The order is a function of the seed and the epoch alone, so that a resumed run finds its place.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        self.lengths, self.batch, self.seed = list(lengths), batch, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Shuffle, sort by length within long stretches, cut into batches, shuffle these."""
+        chance = random.Random(seed_of("order", self.seed, self.epoch))
+        order = list(range(len(self.lengths)))
+        chance.shuffle(order)
+        stretch = self.batch * STRETCH
+        batches = []
+        for begin in range(0, len(order), stretch):
+            rows = sorted(order[begin : begin + stretch], key=self.lengths.__getitem__)
+            batches += [rows[at : at + self.batch] for at in range(0, len(rows), self.batch)]
+        # A short batch ends the epoch: elsewhere it would shift the borders of all after it.
+        last = [batches.pop()] if len(batches[-1]) < self.batch else []
+        chance.shuffle(batches)
+        return iter([row for rows in [*batches, *last] for row in rows])
+
+
 class OwnHouse:
     """What both trainers do differently from TRL's: nothing leaves, checkpoints are sealed."""
 
     run_key = ""
     """What the checkpoints belong to; a checkpoint of another key is never resumed from."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SimilarLengths:
+        args: Any = self.args  # type: ignore[attr-defined]
+        rows: Any = self.train_dataset  # type: ignore[attr-defined]
+        return SimilarLengths(rows["length"], args.train_batch_size, args.seed)
 
     def _send_telemetry(self) -> None:
         """Send nothing: training works offline and tells nobody."""
@@ -202,13 +243,17 @@ class PreferenceTrainer(OwnHouse, DPOTrainer):  # type: ignore[misc]
         TRL would score by the disabled adapter where there is one, which is not the explorer when
         the adapter was trained before.
         """
+        lengths = dataset["length"]
+        order = sorted(range(len(lengths)), key=lengths.__getitem__)
         sums = []
         self.model.eval()
-        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator):
+        rows = dataset.select(order)
+        for batch in DataLoader(rows, batch_size=batch_size, collate_fn=self.data_collator):
             with torch.no_grad(), self.accelerator.autocast():
                 scored = score(self.model, self._prepare_inputs(batch))
             sums.append(torch.stack(scored.sum(1).chunk(2)).cpu())
-        chosen, rejected = torch.cat(sums, dim=1).tolist()
+        back = torch.tensor(order).argsort()
+        chosen, rejected = torch.cat(sums, dim=1)[:, back].tolist()
         return dataset.add_column("ref_chosen_logps", chosen).add_column(
             "ref_rejected_logps", rejected
         )

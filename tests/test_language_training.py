@@ -23,9 +23,13 @@ from trl import DPOTrainer  # noqa: E402
 from trl.trainer.utils import add_fused_lm_head  # noqa: E402
 
 from trialgym.algorithms.language import _row, clone_behaviour, prefer  # noqa: E402
-from trialgym.algorithms.language_checkpoints import MANIFEST, newest_whole, seal  # noqa: E402
 from trialgym.algorithms.language_settings import FineTuning, Preference, Training  # noqa: E402
-from trialgym.algorithms.language_trainers import PairCollator, score, token_log_probs  # noqa: E402
+from trialgym.algorithms.language_trainers import (  # noqa: E402
+    PairCollator,
+    SimilarLengths,
+    score,
+    token_log_probs,
+)
 from trialgym.algorithms.pairs import Pair  # noqa: E402
 from trialgym.errors import BadInput, RunConflict  # noqa: E402
 from trialgym.policy import Encoding  # noqa: E402
@@ -374,12 +378,12 @@ def test_cloning_makes_unseen_right_replies_likelier(tmp_path: Path) -> None:
     policy = Words()
     unseen = obeying(10, 99)
     before = sum(map(policy.log_prob, unseen))
-    config = replace(CLONE, epochs=8, schedule="cosine")
+    config = replace(CLONE, epochs=12, schedule="cosine")
     report = clone_behaviour(policy, obeying(24, 1), config, tmp_path)
-    assert sum(map(policy.log_prob, unseen)) > before / 10
+    assert sum(map(policy.log_prob, unseen)) > before / 5
     assert report.metrics[-1]["loss"] < report.metrics[0]["loss"] / 4
     assert report.metrics[-1]["token_accuracy"] > 0.9
-    assert [row["epoch"] for row in report.metrics] == list(range(1, 9))
+    assert [row["epoch"] for row in report.metrics] == list(range(1, 13))
 
 
 def test_cloning_first_reports_the_mean_over_reply_tokens(tmp_path: Path) -> None:
@@ -482,6 +486,34 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path: Path) -> Non
         ends.append(weights(policy))
     assert equal(ends[0], ends[1])
     assert not equal(ends[0], ends[2])
+
+
+def test_batches_hold_rows_of_similar_length_each_once_and_in_an_order_of_the_seed() -> None:
+    chance = random.Random(4)
+    lengths = [chance.randint(1, 100) for _ in range(103)]
+    orders = []
+    for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        sampler = SimilarLengths(lengths, 8, seed)
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        assert sorted(orders[-1]) == list(range(103))
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2] != orders[3] != orders[0]
+    batches = [[lengths[row] for row in orders[0][at : at + 8]] for at in range(0, 103, 8)]
+    assert sum(max(batch) * len(batch) for batch in batches) < 1.15 * sum(lengths)
+    first = [batch[0] for batch in batches]
+    assert first != sorted(first)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
+def test_activations_computed_twice_give_the_same_weights(lora: bool, tmp_path: Path) -> None:
+    ends = []
+    for twice in (False, True):
+        policy = Words(lora=lora)
+        config = replace(ONE_STEP, warmup=0.0, gradient_checkpointing=twice)
+        prefer(policy, pairs_of(4), config, tmp_path)
+        ends.append(weights(policy))
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])
 
 
 def test_updates_set_the_compute_whatever_the_epochs(tmp_path: Path) -> None:
@@ -614,38 +646,6 @@ def test_no_checkpoint_of_other_training_is_taken_up(tmp_path: Path) -> None:
     with pytest.raises(RunConflict):
         config = replace(CLONE, save_steps=2, learning_rate=1e-4)
         clone_behaviour(Words(), obeying(10, 1), config, tmp_path)
-
-
-def write(directory: Path, step: int, run: str | None) -> Path:
-    checkpoint = directory / f"checkpoint-{step}"
-    checkpoint.mkdir(parents=True)
-    (checkpoint / "weights").write_bytes(bytes([step]) * 100)
-    if run is not None:
-        seal(checkpoint, run)
-    return checkpoint
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda path: (path / MANIFEST).unlink(),
-        lambda path: (path / MANIFEST).write_text("{"),
-        lambda path: (path / MANIFEST).write_text("[]"),
-        lambda path: (path / "weights").unlink(),
-        lambda path: (path / "weights").write_bytes(b"short"),
-        lambda path: (path / "weights").write_bytes(b"x" * 100),
-    ],
-    ids=["no manifest", "torn manifest", "other manifest", "no file", "short file", "other bytes"],
-)
-def test_the_newest_whole_checkpoint_is_found_and_what_is_not_whole_is_removed(
-    spoil: Callable[[Path], Any], tmp_path: Path
-) -> None:
-    assert newest_whole(tmp_path / "none", "run") is None
-    old, new = write(tmp_path, 9, "run"), write(tmp_path, 10, "run")
-    assert newest_whole(tmp_path, "run") == new
-    spoil(new)
-    assert newest_whole(tmp_path, "run") == old
-    assert not new.exists()
 
 
 @pytest.mark.parametrize(
