@@ -172,10 +172,11 @@ class Loop:
         return account
 
     def _train(self, round_: int) -> Json:
+        kept = range(max(1, round_ - self.config.rounds_kept + 1), round_ + 1)
         experience = Experience(
             self._stored("demonstrate"),
-            self._stored(f"explore/{round_}"),
-            self._stored(f"experts/{round_}"),
+            [one for past in kept for one in self._stored(f"explore/{past}")],
+            [one for past in kept for one in self._stored(f"experts/{past}")],
         )
         policy = self._policy(round_ - 1)
         return self._trained(policy, self.algorithm.train, experience, f"train-{round_}", round_)

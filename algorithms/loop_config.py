@@ -37,6 +37,8 @@ class LoopConfig:
     """Fresh tasks to explore each round."""
     samples: int = 4
     """Episodes of each."""
+    rounds_kept: int = 1
+    """Rounds whose episodes are learnt from: 1, as in the paper, takes the latest alone."""
     temperature: float = 1.0
     """Of exploring."""
     evaluation_temperature: float = 0.0
@@ -49,7 +51,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that no run can have."""
-        for name in ("demonstrations", "tasks", "samples", "concurrency"):
+        for name in ("demonstrations", "tasks", "samples", "rounds_kept", "concurrency"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} {getattr(self, name)}; wanted at least 1")
         if self.rounds < 0 or self.temperature < 0 or self.evaluation_temperature < 0:
