@@ -66,7 +66,7 @@ class _Batcher:
         self.policy, self.pool = policy, pool
         self.waiting, self.ready = _Waiting(), asyncio.Event()
         self.forgotten: list[str] = []
-        self.seconds = 0.0
+        self.seconds = 0.05  # a guess, until the first batch has been timed
 
     def ask(self, request: Request) -> asyncio.Future[Reply]:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
