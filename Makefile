@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
-BENCHES ?= vector generation
+BENCHES ?= throughput rollout_overhead vector generation
 RUN ?= runs/demo
 
 BIN := .venv/bin
