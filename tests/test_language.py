@@ -40,7 +40,15 @@ SPEC = ActionSpec("go to <place>, take <thing> from <place>, look", valid=ACTION
 
 @pytest.fixture(scope="session")
 def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(TEXTS * 3, tmp_path_factory.mktemp("tiny"), vocabulary=340, hidden=32, layers=2)
+    path = tmp_path_factory.mktemp("tiny")
+    build(TEXTS * 3, path, vocabulary=340, hidden=32, layers=2)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path)
+    with torch.no_grad():
+        # Fresh weights hardly react to history, and would forgive a wrong cache.
+        for name, parameter in model.named_parameters():
+            parameter.mul_(8 if "proj" in name else 2 if parameter.ndim > 1 else 1)
+    model.save_pretrained(path)
+    return path
 
 
 @pytest.fixture
@@ -117,17 +125,18 @@ def test_the_agent_is_a_language_policy(policy: Language) -> None:
 # Engine.
 
 
+@pytest.mark.parametrize(("count", "most"), [(4, 3), (6, 3), (6, 6)])
 def test_cached_log_probabilities_equal_a_full_recomputation_over_many_turns(
-    policy: Language,
+    policy: Language, count: int, most: int
 ) -> None:
+    """With four slots: episodes change places, and where there are more, some are evicted."""
     assert policy.engine.cached
-    names = [f"episode {i}" for i in range(6)]
+    names = [f"episode {i}" for i in range(count)]
     episodes: dict[str, list[Turn]] = {name: [] for name in names}
-    chance = random.Random(0)
-    for step in range(5):
-        # More episodes than the four slots, in changing company: some are evicted and read anew.
-        asked = chance.sample(names, k=chance.randint(2, 6))
-        seen = [TEXTS[chance.randrange(3)] for _ in asked]
+    chance = random.Random(count)
+    for step in range(12):
+        asked = chance.sample(names, k=chance.randint(1, most))
+        seen = [f"{name}: {TEXTS[chance.randrange(3)]}" for name in asked]
         replies = policy.act(
             [request(n, o, episodes[n], step) for n, o in zip(asked, seen, strict=True)]
         )
@@ -179,6 +188,9 @@ def test_each_family_is_sampled_with_the_models_own_log_probabilities(
         attention = "eager"
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim > 1 else 1)
     engine = Engine(model.eval(), stops=[0], max_context=64, slots=3)
     assert engine.cached is cached
     rows = {str(i): [(3 * i + j) % 60 + 1 for j in range(4 + 5 * i)] for i in range(3)}
@@ -274,7 +286,12 @@ def test_forgetting_frees_the_slot_and_another_branch_reuses_only_what_it_shares
     cache = policy.engine._cache
     assert cache is not None
     other = replace(first.turns[1], token_ids=(5, 6), text=policy.tokenizer.decode([5, 6]))
-    policy.act([request("a", TEXTS[1], [first.turns[0], other])])
+    (reply,) = policy.act([request("a", TEXTS[1], [first.turns[0], other])])
+    row = policy.encode(episode_of([first.turns[0], other, as_turn(TEXTS[1], reply)]))
+    log_probs = full_log_probs(policy.model, row.ids)
+    places = [place for place, turn in enumerate(row.turn) if turn == 2]
+    theirs = [log_probs[place - 1, row.ids[place]].item() for place in places]
+    assert list(reply.token_log_probs) == pytest.approx(theirs, abs=1e-4)
     policy.forget("a")
     assert all(slot.episode is None for slot in cache.slots)
 
