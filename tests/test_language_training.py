@@ -4,10 +4,11 @@ The subject is a real two-layer Llama with a word-level tokenizer, small enough 
 """
 
 import copy
+import gc
 import logging
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,14 @@ RIGHT = {"red": "stop now", "green": "go", "blue": "wait"}
 LN2 = math.log(2)
 # PEFT asks transformers by a name that is to go.
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_objects_to_collect() -> Iterator[None]:
+    """Set what is imported aside: each training collects garbage, and would walk it every time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Words:
