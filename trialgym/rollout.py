@@ -62,8 +62,8 @@ class _Batcher:
     event loop's own thread serves.
     """
 
-    def __init__(self, policy: Policy, pool: ThreadPoolExecutor | None) -> None:
-        self.policy, self.pool = policy, pool
+    def __init__(self, policy: Policy, pool: ThreadPoolExecutor | None, episodes: int) -> None:
+        self.policy, self.pool, self.episodes = policy, pool, episodes
         self.waiting, self.ready = _Waiting(), asyncio.Event()
         self.forgotten: list[str] = []
         self.seconds = 0.05  # a guess, until the first batch has been timed
@@ -106,7 +106,7 @@ class _Batcher:
         # Episodes that were answered together step together, in threads at slightly different
         # times: let them all ask. A moment without a new request ends the waiting for the rest.
         asked = 0
-        while asked != len(self.waiting.requests):
+        while asked < len(self.waiting.requests) < self.episodes:
             asked = len(self.waiting.requests)
             await asyncio.sleep(self.seconds * GATHER_SHARE if self.pool else 0)
 
@@ -161,7 +161,7 @@ class _Collection:
         # Twice as many threads as episodes: closing must not wait behind steps that hang.
         self.env_pool = ThreadPoolExecutor(2 * count) if first.blocking else None
         policy_pool = ThreadPoolExecutor(1) if first.blocking else None
-        self.batcher = _Batcher(self.policy, policy_pool)
+        self.batcher = _Batcher(self.policy, policy_pool, count)
         with ExitStack() as stack:  # runs from the last to the first
             stack.callback(self.batcher.forget)
             if self.env_pool is not None and policy_pool is not None:
@@ -193,6 +193,7 @@ class _Collection:
                         env = None
                 self._keep(trajectory)
         finally:
+            self.batcher.episodes -= 1
             await self._close(env)
 
     async def _close(self, env: TextEnv[Any] | None) -> None:
