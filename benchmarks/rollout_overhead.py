@@ -258,7 +258,7 @@ def main(json: bool = False) -> None:
     for one in slow:
         print(
             f"  model {one.model_milliseconds:3.0f} ms: {one.wall:.2f} s in {one.calls} calls, "
-            f"model or slow environment at work for {one.covered:.2f} s; overhead {one.overhead:.1%}"
+            f"model or slow environment busy {one.covered:.2f} s; overhead {one.overhead:.1%}"
         )
     print("Log-normal tools (median 20 ms), model 50 ms, beside lock-step, by the wall clock")
     for each in steps:
