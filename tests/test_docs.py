@@ -4,8 +4,8 @@
   block after it is what it prints. With `file=PATH` it is an excerpt of that file instead; with
   `norun` it needs what a test has not (a download, a GPU), and only its imports are checked.
 - Every ```` ```console run ```` block is run, `$ ` line by `$ ` line, and compared with what is
-  shown under each; `...` stands for anything. Other console blocks are only read: their verbs,
-  options and make targets must exist.
+  shown under each; `...` stands for anything. `run slow` leaves it to the slow suite. Other console
+  blocks are only read: their verbs, options and make targets must exist.
 
 `UPDATE_DOCS=1` writes what really comes into the pages, where the two differ.
 """
@@ -69,6 +69,11 @@ PYTHON = [b for b in BLOCKS if b.kind == "python" and not b.marks]
 UNRUN = [b for b in BLOCKS if b.kind == "python" and b.marks == ("norun",)]
 EXCERPTS = [b for b in BLOCKS if b.kind in ("python", "toml") and b.marks and b not in UNRUN]
 CONSOLE = [b for b in BLOCKS if b.kind in ("console", "bash", "shell", "sh")]
+RUN = [
+    pytest.param(b, marks=[pytest.mark.slow] if "slow" in b.marks else [])
+    for b in CONSOLE
+    if "run" in b.marks
+]
 
 
 def environment() -> dict[str, str]:
@@ -153,7 +158,7 @@ def steps(block: Block) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("block", [b for b in CONSOLE if "run" in b.marks], ids=str)
+@pytest.mark.parametrize("block", RUN, ids=str)
 def test_a_console_block_prints_what_the_page_shows(block: Block, tmp_path: Path) -> None:
     for command, want in steps(block):
         got = run(["bash", "-euc", command], tmp_path)
