@@ -157,7 +157,15 @@ def test_a_batch_holds_every_episode_that_waits(concurrency: int) -> None:
     assert sum(policy.batches) == sum(len(one.turns) for one in found)
 
 
-@pytest.mark.parametrize("world", [Corridor, Waits])
+class Uneven(Waits):
+    """Some houses take longer than others, so that episodes end while the policy is at work."""
+
+    def act(self, state: Room, action: str) -> tuple[Room, Outcome]:
+        time.sleep(self.task.index % 5 * 0.001)
+        return super().act(state, action)
+
+
+@pytest.mark.parametrize("world", [Corridor, Uneven])
 def test_every_episode_is_forgotten_once_and_by_one_thread_at_a_time(
     world: type[Corridor],
 ) -> None:
