@@ -34,46 +34,54 @@ class DatabaseState:
 class Database(TextEnv[DatabaseState]):
     """Answer questions about a database, or change it as told, in SQL.
 
-    Description:
-        AgentBench's database task. Each episode has a small database of its own and one thing to
-        do: a question whose answer is a list of values, or a row to insert, update or delete.
-        Tasks come from a seeded generator (six domains of related tables, four levels from
-        counting to nested aggregates), or from AgentBench's own files by `tasks=path`.
+    ## Description
+    AgentBench's database task. Each episode has a small database of its own and one thing to do: a
+    question whose answer is a list of values, or rows to insert, update or delete. Tasks come from
+    a seeded generator (six domains of related tables, four levels from counting to nested
+    aggregates), or from AgentBench's own files. Statements run in worker processes that this
+    process's environments share; they start on first use, and `close()` ends them.
 
-    Action Space:
-        Text. `SQL: <statement>` runs one statement, `Answer: ["<value>", ...]` ends the episode.
-        AgentBench's `Action: Operation` with a sql block, `Action: Answer` with `Final Answer:`,
-        and the tool calls `execute_sql` and `commit_final_answer` as JSON are understood as well.
+    ## Action Space
+    `AnyText`: `SQL: <statement>` runs one statement, `Answer: ["<value>", ...]` ends the episode.
+    AgentBench's `Action: Operation` with a sql block, its `Action: Answer` with `Final Answer:`,
+    and the tool calls `execute_sql` and `commit_final_answer` as JSON are understood as well.
 
-    Observation Space:
-        Text. Rows as a list of tuples, cut at 800 characters; or the database's error.
+    ## Observation Space
+    `AnyText`: rows as a list of tuples, cut at 800 characters; or the database's error, or how to
+    mend the action.
 
-    Starting State:
-        The task's text; the database as the task gives it. `now` is always 2025-01-01.
+    ## Starting State
+    The task's text, which names the tables; the database as the task gives it. `now` always is
+    2025-01-01.
 
-    Reward:
-        1 for a right answer, or for a database that is as it should be when the agent answers;
-        else 0. `grader` is `strict`, or AgentBench's `v0.2` or `fc`; see docs/envs/database.md.
+    ## Reward
+    1 on the answer that is right, or that finds the database as it should be, else 0.
 
-    Episode End:
-        Any answer terminates; 15 turns (`max_turns`) truncate, with score 0.
+    ## Episode End
+    Terminated by any answer, truncated after `max_turns` actions, with score 0.
 
-    Information:
-        `task_id`, `score`, `success` and `invalid` (the action was not understood, or the
-        statement did not run).
+    ## Information
+    - `task_id`: the task's id.
+    - `score`: score so far.
+    - `success`: whether the answer, or the database, was right.
+    - `invalid`: the action was not understood, or its statement did not run.
+    - `admissible_commands`: with `admissible=True`, an empty list: statements have no end.
 
-    Arguments:
-        `tasks`: a file of AgentBench's, or a task set; default the generator.
-        `split`: `train` (endless), `validation` or `test` (1000 each); `all` for a file.
-        `grader`: `strict`, `v0.2` or `fc`; default `v0.2` for files and `strict` else.
-        `max_turns`, `admissible`, `render_mode`: as everywhere. There is no list of admissible
-        actions. `statement_time`: seconds that a statement may run.
+    ## Arguments
+    - `tasks`: path of a file of AgentBench's, or a task set; the generator by default.
+    - `split`: where `reset` draws tasks from: `train`, `validation` or `test`; `all` for a file.
+    - `grader`: `strict`, or AgentBench's `v0.2` or `fc`; by default `v0.2` for files and `strict`
+      for generated tasks.
+    - `max_turns`: most actions in an episode.
+    - `statement_time`: seconds that a statement may run, 0.01 to 60.
+    - `admissible`: whether `info` has the key of that name.
+    - `render_mode`: `ansi` or None.
 
-    References:
-        Liu et al., AgentBench: Evaluating LLMs as Agents, ICLR 2024, arXiv:2308.03688.
+    ## References
+    Liu et al., AgentBench: Evaluating LLMs as Agents, ICLR 2024.
 
-    Version History:
-        v0: first.
+    ## Version History
+    - v0: first.
     """
 
     version: ClassVar[str] = "0"

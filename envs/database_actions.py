@@ -47,28 +47,31 @@ GRAMMAR = (
     "after a change to the database any list will do\n"
     "The tables are listed by: SQL: SELECT name, sql FROM sqlite_master"
 )
-TOOLS: tuple[dict[str, Any], ...] = (
-    {
-        "name": "execute_sql",
-        "description": "Run one SQL statement and see the rows of its result.",
-        "parameters": {
-            "type": "object",
-            "properties": {"query": {"type": "string", "description": "One SQL statement."}},
-            "required": ["query"],
-            "additionalProperties": False,
-        },
-    },
-    {
-        "name": "commit_final_answer",
-        "description": "Give the final answer and end the episode; after a change to the database "
-        "any list will do.",
-        "parameters": {
-            "type": "object",
-            "properties": {"answers": {"type": "array", "items": {"type": "string"}}},
-            "required": ["answers"],
-            "additionalProperties": False,
-        },
-    },
+
+
+def _tool(name: str, description: str, properties: dict[str, Any]) -> dict[str, Any]:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    function = {"name": name, "description": description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+TOOLS = (
+    _tool(
+        "execute_sql",
+        "Run one SQL statement and see the rows of its result.",
+        {"query": {"type": "string", "description": "One SQL statement."}},
+    ),
+    _tool(
+        "commit_final_answer",
+        "Give the final answer and end the episode; after a change to the database any list will "
+        "do.",
+        {"answers": {"type": "array", "items": {"type": "string"}}},
+    ),
 )
 SPEC = ActionSpec(GRAMMAR, TOOLS)
 
@@ -175,8 +178,13 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL | re.ASCII,
 )
 _WORDS = {"None": None, "null": None, "True": True, "true": True, "False": False, "false": False}
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))", re.DOTALL)
-_PLAIN = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"', "/": "/", "\n": ""}
+_ESCAPE = re.compile(
+    r"\\(?:u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|(.))",
+    re.DOTALL,
+)
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+_PLAIN = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\n": ""}
+_PLAIN |= {letter: letter for letter in "\\'\"/"}
 
 
 def read_literal(text: str) -> Any:
@@ -204,7 +212,7 @@ def _value(tokens: list[tuple[str | None, str]], place: int, depth: int) -> tupl
         raise ValueError("the literal is not finished")
     kind, raw = tokens[place]
     if kind == "text":
-        return _ESCAPE.sub(_unescape, raw[1:-1]), place + 1
+        return _PAIR.sub(_join, _ESCAPE.sub(_unescape, raw[1:-1])), place + 1
     if kind == "number":
         return (int(raw) if raw.lstrip("+-").isdigit() else float(raw)), place + 1
     if kind == "word":
@@ -235,5 +243,10 @@ def _sequence(tokens: list[tuple[str | None, str]], place: int, depth: int) -> t
 
 
 def _unescape(found: re.Match[str]) -> str:
-    code = found[1] or found[2]
-    return chr(int(code, 16)) if code else _PLAIN.get(found[3], found[0])
+    code = found[1] or found[2] or found[3]
+    return chr(int(code, 16)) if code else _PLAIN.get(found[4], found[0])
+
+
+def _join(found: re.Match[str]) -> str:
+    """Put together what JSON writes as two halves."""
+    return found[0].encode("utf-16-le", "surrogatepass").decode("utf-16-le")

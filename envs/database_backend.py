@@ -231,7 +231,7 @@ class Pool:
     def sweep(self) -> None:
         """End the idle workers once no environment is open."""
         with self.changed:
-            if self.members:
+            if list(self.members):  # counts the living only, unlike the set itself
                 return
             idle, self.idle = self.idle, []
         for worker in idle:

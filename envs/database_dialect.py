@@ -28,7 +28,7 @@ def from_mysql(statement: str) -> str:
         return "SELECT name FROM sqlite_master WHERE type = 'table'"
     described = _DESCRIBE.fullmatch(statement)
     if described:
-        return f"SELECT name, type FROM pragma_table_info({described[1]})"
+        return f"PRAGMA table_info({described[1]})"
     return _PIECE.sub(_piece, statement)
 
 

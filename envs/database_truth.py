@@ -3,6 +3,7 @@
 Everything is found on first use and kept while the task is among the recent ones.
 """
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -86,6 +87,15 @@ class Truth:
 
 _recent: OrderedDict[str, Truth] = OrderedDict()
 _lock = Lock()
+
+
+def _after_fork() -> None:
+    """Take a fresh lock: another thread of the parent may have held the old one."""
+    global _lock
+    _lock = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def truth_of(task: Task) -> Truth:

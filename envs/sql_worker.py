@@ -15,6 +15,7 @@ import struct
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, process_time
 from typing import Any
 
@@ -58,9 +59,9 @@ substring sum time total trim trunc typeof unicode unixepoch upper
 """
 FUNCTIONS = frozenset(ALLOWED.split())
 PRAGMAS = frozenset(("foreign_key_list", "index_info", "index_list", "table_info", "table_list"))
-CATALOGUE = frozenset(
-    ("sqlite_master", "sqlite_schema", *(f"pragma_{pragma}" for pragma in PRAGMAS))
-)
+# Tables of PRAGMAs and other virtual ones stay out: SQLite crashes when a database that one of them
+# was opened on is exchanged for another.
+CATALOGUE = frozenset(("sqlite_master", "sqlite_schema"))
 READS = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE)
 WRITES = {
     sqlite3.SQLITE_INSERT: "INSERT",
@@ -76,6 +77,7 @@ VERBS = {
     sqlite3.SQLITE_REINDEX: "REINDEX is",
 }
 MEND = "use SELECT, INSERT, UPDATE or DELETE on the tables of the database"
+SCHEMA = "the schema cannot be changed, and virtual tables cannot be opened"
 OUT_OF_MEMORY = "The statement needs more memory than there is; ask for less."
 MENDS = {
     "one statement at a time": "Only one statement at a time; send the others in further turns.",
@@ -158,8 +160,6 @@ class Session:
         connection.create_function("if", 3, lambda test, yes, no: yes if test else no)
         modules = connection.execute("SELECT lower(name) FROM pragma_module_list").fetchall()
         self._modules = frozenset(name for (name,) in modules)
-        for pragma in PRAGMAS:  # connects their tables while everything is still allowed
-            connection.execute(f"SELECT * FROM pragma_{pragma}").close()
         connection.set_authorizer(self._authorize)
         connection.set_progress_handler(self._late, 1000)
 
@@ -189,7 +189,7 @@ class Session:
         if code == sqlite3.SQLITE_FUNCTION:
             return "" if second in FUNCTIONS else f"function `{second}` is not available; {MEND}"
         if code in WRITES:
-            return "" if first in self._tables else f"the schema cannot be changed; {MEND}"
+            return "" if first in self._tables else f"{SCHEMA}; {MEND}"
         if code == sqlite3.SQLITE_PRAGMA:
             known = first in PRAGMAS
             return "" if known else f"PRAGMA `{first}` is not available; {MEND}"
@@ -359,7 +359,10 @@ def _fence() -> None:
         (resource.RLIMIT_NOFILE, 3),
         (resource.RLIMIT_NPROC, 0),
     ):
-        resource.setrlimit(limit, (value, value))
+        most = resource.getrlimit(limit)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
+        with suppress(ValueError, OSError):  # some systems do not let the memory be limited
+            resource.setrlimit(limit, (value, value))
 
 
 def _allow_cpu(seconds: float) -> None:
