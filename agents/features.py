@@ -24,6 +24,8 @@ _STOP |= {"them", "then", "to", "two", "under", "up", "with"}
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _SHIFT = np.uint64(29)
 
+VERSION = 1
+"""Changes whenever the same text gives other rows: weights learnt under another are worthless."""
 GOAL_WORDS = 6
 """Content words of a goal that are crossed one by one, counted from its end."""
 

@@ -21,7 +21,7 @@ from trialgym.errors import BadFile, BadInput, MissingExtra
 from trialgym.policy import Reply, Request
 from trialgym.records import Message, PolicyInfo, Trajectory, Turn
 
-from .features import Memory, features
+from .features import VERSION, Memory, features
 
 try:
     import torch
@@ -86,8 +86,7 @@ class Ranker:
     ) -> None:
         name = "ranker"
         if model is not None:
-            settings = _read_settings(Path(model))
-            name, sizes = str(model), settings["sizes"]
+            name, sizes = str(model), _read_settings(Path(model))
             buckets, width, hidden = sizes["buckets"], sizes["width"], sizes["hidden"]
         self.sizes = {"buckets": buckets, "width": width, "hidden": hidden}
         self.network = _Network(buckets, width, hidden, seed_of("ranker", seed) % 2**31)
@@ -210,7 +209,7 @@ class Ranker:
         directory.mkdir(parents=True, exist_ok=True)
         weights = {key: value.contiguous() for key, value in self.network.state_dict().items()}
         save_file(weights, directory / WEIGHTS)
-        settings = {"agent": "ranker", "sizes": self.sizes}
+        settings = {"agent": "ranker", "features": VERSION, "sizes": self.sizes}
         (directory / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
 
 
@@ -229,13 +228,21 @@ def _position(trajectory: Trajectory, turn: Turn) -> int:
         ) from None
 
 
-def _read_settings(directory: Path) -> dict[str, dict[str, int]]:
+def _read_settings(directory: Path) -> dict[str, int]:
+    """Give the sizes of a saved ranker."""
     path = directory / SETTINGS
     try:
-        settings: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))
-        settings["sizes"]["buckets"], settings["sizes"]["width"], settings["sizes"]["hidden"]
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {name: int(settings["sizes"][name]) for name in ("buckets", "width", "hidden")}
+        version = settings["features"]
     except FileNotFoundError as error:
         raise BadFile(path, "no such file; wanted a directory that `save` wrote") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BadFile(path, f"not a saved ranker ({error!r})") from error
-    return settings
+    if version != VERSION:
+        raise BadFile(
+            path,
+            f"{version!r}; wanted {VERSION}: its weights are of other features; train it again",
+            field="features",
+        )
+    return sizes

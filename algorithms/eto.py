@@ -39,7 +39,7 @@ class Eto:
     )
     """Of a ranker; batches count pairs."""
     language: Preference = field(default_factory=Preference)
-    """Of a language model."""
+    """Of a language model; `beta` and `nll` above stand for its own."""
 
     @property
     def needs_exploration(self) -> bool:
@@ -56,7 +56,8 @@ class Eto:
         if isinstance(policy, LanguagePolicy):
             from .language import prefer as prefer_language
 
-            report = prefer_language(policy, pairs, self.language, directory)
+            settings = replace(self.language, beta=self.beta, nll=self.nll)
+            report = prefer_language(policy, pairs, settings, directory)
         else:
             report = prefer(policy, pairs, self.schedule, beta=self.beta, nll=self.nll, name="eto")
         return replace(report, algorithm="eto", details={**report.details, **account.to_json()})

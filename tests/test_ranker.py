@@ -165,3 +165,11 @@ def test_a_spoilt_description_is_named(tmp_path: Path, text: str) -> None:
         Ranker(tmp_path)
     with pytest.raises(BadFile, match="no such file"):
         Ranker(tmp_path / "absent")
+
+
+def test_weights_learnt_under_other_features_are_refused(tmp_path: Path) -> None:
+    Ranker().save(tmp_path)
+    path = tmp_path / "trialgym_agent.json"
+    path.write_text(path.read_text().replace('"features": 1', '"features": 0'))
+    with pytest.raises(BadFile, match="train it again"):
+        Ranker(tmp_path)
