@@ -24,8 +24,8 @@ def train(
     algorithm: Any,
     *,
     policy: str,
-    demonstrations: str,
     out: Path,
+    demonstrations: str | None = None,
     explored: str | None = None,
     experts: str | None = None,
     policy_options: dict[str, Any] | None = None,
@@ -38,8 +38,8 @@ def train(
     Args:
         algorithm: id of an algorithm: `bc`, `eto`, `rft`, or one that a package added.
         policy: id of an agent that can be trained, or the directory of a saved one.
-        demonstrations: the expert's trajectories: a file, or the directory of a rollout.
         out: where the trained policy is saved.
+        demonstrations: the expert's trajectories: a file, or the directory of a rollout.
         explored: the policy's own trajectories, for algorithms that learn from them.
         experts: the expert's trajectories of the explored tasks, for pairs with an expert.
         policy_options: the policy's own options.
@@ -49,6 +49,7 @@ def train(
     if not isinstance(learner, TrainablePolicy):
         raise BadInput(f"policy `{policy}`; wanted one that can be trained, such as `ranker`")
     sources = {"demonstrations": demonstrations, "explored": explored, "experts": experts}
+    _check_sources(algorithm, sources)
     experience = Experience(
         **{name: read_trajectories(source) for name, source in sources.items() if source}
     )
@@ -67,3 +68,15 @@ def train(
     brief = {key: value for key, value in row.items() if not isinstance(value, (Mapping, Sequence))}
     show([row], json=json, one=True, table=[{"algorithm": report.algorithm, **brief, **last}])
     return 0
+
+
+def _check_sources(algorithm: Any, sources: Mapping[str, str | None]) -> None:
+    """Refuse to train without what the algorithm is known to learn from."""
+    needed = {"explored": algorithm.needs_exploration, "experts": algorithm.needs_experts}
+    wanted = [name for name, need in needed.items() if need] or ["demonstrations"]
+    missing = [f"`--{name}`" for name in wanted if not sources[name]]
+    if missing:
+        raise BadInput(
+            f"{type(algorithm).__name__} without {' and '.join(missing)}; wanted trajectories to "
+            "learn from; collect some with `trialgym rollout`"
+        )

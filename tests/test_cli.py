@@ -152,6 +152,8 @@ def test_an_algorithm_is_built_from_its_options() -> None:
          "d: no such store"),
         (["train", "bc", "--policy", "ranker", "--demonstrations", "d.jsonl", "--out", "o"],
          "d.jsonl: no such file"),
+        (["train", "bc", "--policy", "ranker", "--out", "o"], "`--demonstrations`"),
+        (["train", "eto", "--policy", "ranker", "--out", "o"], "`--explored` and `--experts`"),
         (["train", "bc", "--schedule.epochs", "many"], "`schedule.epochs` is `many`; wanted int"),
         (["export", "nowhere", "--out", "x.jsonl"], "no such store"),
         (["runs", "nowhere"], "nowhere: no such directory"),

@@ -130,9 +130,8 @@ def test_the_command_line_takes_added_ids_from_trials_to_a_better_policy(
     env = "example/Corridor-v0"
     explore = f"rollout {env} --tasks train --agent table --samples 8 --temperature 1 --out trials"
     trialgym(site, tmp_path, explore)
-    trialgym(site, tmp_path, "export trials --out trials.jsonl")
-    train = "train weighted --policy table --explored trials --demonstrations trials.jsonl"
-    trialgym(site, tmp_path, f"{train} --steps 40 --out better")
+    train = "train weighted --policy table --explored trials --steps 40 --out better"
+    trialgym(site, tmp_path, train)
     test = f"rollout {env} --tasks test --agent better --out runs/test --json"
     assert json.loads(trialgym(site, tmp_path, test))["success_rate"] == 1.0
 
