@@ -1,6 +1,7 @@
 """What every test runs under: no network, nothing downloaded, repeatable properties."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -12,6 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+# A shell starts what it sends to the background with Ctrl-C ignored, and what is ignored is
+# inherited. Tests press Ctrl-C, here and in processes that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A slow machine is no failure, so no deadlines; the same examples every time, so a red run can be
 # repeated. `--hypothesis-profile=explore` draws new ones.
