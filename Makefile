@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 WORKERS ?= 2
-BENCHES ?= throughput rollout_overhead vector generation
+BENCHES ?= throughput rollout_overhead vector generation database_reset
 RUN ?= runs/demo
 
 BIN := .venv/bin
@@ -31,7 +31,7 @@ test: .venv/test.stamp
 	$(PYTEST) -n $(WORKERS) --dist loadscope -m "not slow and not docker and not gpu"
 
 slow: .venv/test.stamp
-	$(PYTEST) -m "slow and not docker and not gpu"
+	$(PYTEST) -n $(WORKERS) --dist loadscope -m "slow and not docker and not gpu"
 
 lint: .venv/test.stamp
 	$(BIN)/ruff check .
