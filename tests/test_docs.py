@@ -1,8 +1,9 @@
 """What the pages say is true: their code runs, their output is what comes, their links lead on.
 
 - Every ```` ```python ```` block runs by itself in an empty directory; a ```` ```text output ````
-  block after it is what it prints. With `file=PATH` it is an excerpt of that file instead; with
-  `norun` it needs what a test has not (a download, a GPU), and only its imports are checked.
+  block after it is what it prints. `slow` leaves it to the slow suite. With `file=PATH` it is an
+  excerpt of that file instead; with `norun` it needs what a test has not (a download, a GPU), and
+  only its imports are checked.
 - Every ```` ```console run ```` block is run, `$ ` line by `$ ` line, and compared with what is
   shown under each; `...` stands for anything. `run slow` leaves it to the slow suite. Other console
   blocks are only read: their verbs, options and make targets must exist.
@@ -12,16 +13,20 @@
 
 import ast
 import doctest
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,15 +70,21 @@ def blocks(page: Path) -> Iterator[Block]:
 
 
 BLOCKS = [block for page in PAGES if page.suffix == ".md" for block in blocks(page)]
-PYTHON = [b for b in BLOCKS if b.kind == "python" and not b.marks]
+
+
+def marked(chosen: list[Block]) -> list[Any]:
+    """Pass a block's `slow` on to pytest."""
+    return [pytest.param(b, marks=[pytest.mark.slow] if "slow" in b.marks else []) for b in chosen]
+
+
+CODE = [b for b in BLOCKS if b.kind == "python" and b.marks in ((), ("slow",))]
 UNRUN = [b for b in BLOCKS if b.kind == "python" and b.marks == ("norun",)]
-EXCERPTS = [b for b in BLOCKS if b.kind in ("python", "toml") and b.marks and b not in UNRUN]
-CONSOLE = [b for b in BLOCKS if b.kind in ("console", "bash", "shell", "sh")]
-RUN = [
-    pytest.param(b, marks=[pytest.mark.slow] if "slow" in b.marks else [])
-    for b in CONSOLE
-    if "run" in b.marks
+EXCERPTS = [
+    b
+    for b in BLOCKS
+    if b.kind in ("python", "toml") and b.marks and b not in UNRUN and b not in CODE
 ]
+CONSOLE = [b for b in BLOCKS if b.kind in ("console", "bash", "shell", "sh")]
 
 
 def environment() -> dict[str, str]:
@@ -108,7 +119,7 @@ def compare(block: Block, above: str, want: str, got: str) -> None:
     block.page.write_text(text[:at] + got + text[at + len(want) :], encoding="utf-8")
 
 
-@pytest.mark.parametrize("block", PYTHON, ids=str)
+@pytest.mark.parametrize("block", marked(CODE), ids=str)
 def test_a_python_block_runs_and_prints_what_the_page_shows(block: Block, tmp_path: Path) -> None:
     script = tmp_path / "block.py"
     script.write_text(block.body, encoding="utf-8")
@@ -158,7 +169,7 @@ def steps(block: Block) -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize("block", RUN, ids=str)
+@pytest.mark.parametrize("block", marked([b for b in CONSOLE if "run" in b.marks]), ids=str)
 def test_a_console_block_prints_what_the_page_shows(block: Block, tmp_path: Path) -> None:
     for command, want in steps(block):
         got = run(["bash", "-euc", command], tmp_path)
@@ -175,9 +186,7 @@ def commands(block: Block) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("block", CONSOLE, ids=str)
-def test_a_console_block_names_only_what_exists(
-    block: Block, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_console_block_names_only_what_exists(block: Block) -> None:
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     for words in commands(block):
         if words[0] == "make":
@@ -185,13 +194,20 @@ def test_a_console_block_names_only_what_exists(
             assert set(named) <= set(targets), words
         if words[0] == "trialgym" and len(words) > 1 and not words[1].startswith("-"):
             assert words[1] in VERBS, words
-            check_options(words[1:], capsys)
+            check_options(words[1:])
 
 
-def check_options(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@cache
+def options(*words: str) -> set[str]:
+    """Every option that the help of a verb, or of a verb and an algorithm, names."""
+    with redirect_stdout(io.StringIO()) as shown:
+        assert main([*words, "--help"]) == 0
+    return set(re.findall(r"--[a-z_.]+", shown.getvalue())) | {"--help", "--version"}
+
+
+def check_options(words: list[str]) -> None:
     algorithm = [words[1]] if words[0] == "train" and not words[1].startswith("-") else []
-    assert main([words[0], *algorithm, "--help"]) == 0
-    known = set(re.findall(r"--[a-z_.]+", capsys.readouterr().out)) | {"--help", "--version"}
+    known = options(words[0], *algorithm)
     for word in words[1:]:
         option = word.partition("=")[0]
         if option.startswith("--") and option not in known:
