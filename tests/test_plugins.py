@@ -124,6 +124,7 @@ def test_an_added_agent_learns_by_our_algorithms(site: Path, tmp_path: Path) -> 
     assert after == 1.0
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_added_ids_from_trials_to_a_better_policy(
     site: Path, tmp_path: Path
 ) -> None:
