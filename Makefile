@@ -9,7 +9,7 @@ BIN := .venv/bin
 # setuptools warns of every editable installation; what it warns of is meant.
 PIP := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --no-build-isolation -c constraints.txt
 # One thread a process: the tests run in several, and small models gain nothing from more.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
