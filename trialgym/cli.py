@@ -83,8 +83,8 @@ VERBS = {
         (
             "trialgym train bc --help",
             "trialgym train bc --policy ranker --demonstrations runs/expert --out checkpoints/bc",
-            "trialgym train eto --policy checkpoints/bc --demonstrations runs/expert "
-            "--explored runs/trials --pairs.source self --out checkpoints/eto",
+            "trialgym train eto --policy checkpoints/bc --explored runs/trials "
+            "--pairs.source self --out checkpoints/eto",
         ),
         positional=("algorithm",),
         kind="algorithm",
