@@ -18,6 +18,8 @@ from .database_image import after, empty, fill
 ENV = "trialgym/Database-v0"
 MUTATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_BYTES = 256 << 20
+LONGEST_CELL = 50_000
+"""Characters of a value: what a statement can still show, in any script."""
 
 
 class AgentBenchTasks(TaskSet):
@@ -182,4 +184,6 @@ class _Line:
             raise self.wrong("table.table_info.rows", f"wanted lists of {width} values")
         if any(isinstance(cell, (list, dict)) for cell in row):
             raise self.wrong("table.table_info.rows", "wanted plain values, not lists or objects")
+        if any(isinstance(cell, str) and len(cell) > LONGEST_CELL for cell in row):
+            raise self.wrong("table.table_info.rows", f"wanted at most {LONGEST_CELL} characters")
         return [None if cell is None else str(cell) for cell in row]

@@ -74,7 +74,8 @@ def opened(image: Image) -> Session:
     """Open an image on this thread's own connection."""
     session: Session | None = _local.__dict__.get("session")
     if session is None:
-        session = _local.session = Session()
+        # Callers bring the images: kept ones would add up, thread by thread.
+        session = _local.session = Session(cache_bytes=0)
     session.load(image.token, image.data)
     return session
 

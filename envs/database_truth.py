@@ -4,12 +4,15 @@ Everything is found on first use and kept while the task is among the recent one
 """
 
 import os
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from trialgym.core import Task
 from trialgym.errors import BadInput
@@ -59,6 +62,11 @@ class Truth:
         except KeyError as error:
             raise BadInput(
                 f"task `{self.task.id}` lacks {error}; take tasks from this environment's task sets"
+            ) from error
+        except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
+            raise BadInput(
+                f"the tables of task `{self.task.id}` cannot be made: {str(error)[:120]}; leave it "
+                "out"
             ) from error
 
     @cached_property

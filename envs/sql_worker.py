@@ -31,6 +31,8 @@ REPLY = struct.Struct("<B16sII")
 
 TODAY = "2025-01-01 00:00:00"
 """What `now` means: an episode must not depend on the day it runs."""
+NOW = ("now", "subsec", "subsecond")
+"""Words for the present moment; since 3.42 SQLite reads the latter two so."""
 PAGES = 4096
 """Pages of 4 KiB that a database may grow to."""
 CACHE_BYTES = 48 << 20
@@ -121,9 +123,14 @@ class Refused(Exception):
 
 
 class Session:
-    """One hardened connection, and the images it can go back to."""
+    """One hardened connection, and the images it can go back to.
 
-    def __init__(self) -> None:
+    Args:
+        cache_bytes: of images kept; the last one always is.
+    """
+
+    def __init__(self, cache_bytes: int = CACHE_BYTES) -> None:
+        self.cache_bytes = cache_bytes
         self.loaded: bytes | None = None
         self._images: OrderedDict[bytes, bytes] = OrderedDict()
         self._tables: frozenset[str] = frozenset()
@@ -207,7 +214,7 @@ class Session:
                 values = [*values[:position], *["%s"] * (position - len(values)), TODAY]
             value = values[position]
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            if text.split("\0")[0].strip().lower() == "now":
+            if text.split("\0")[0].strip().lower() in NOW:
                 values[position] = TODAY
             return self._ask(name, values)
 
@@ -245,7 +252,7 @@ class Session:
     def _keep(self, token: bytes, image: bytes) -> None:
         self._images[token] = image
         self._images.move_to_end(token)
-        while len(self._images) > 1 and sum(map(len, self._images.values())) > CACHE_BYTES:
+        while len(self._images) > 1 and sum(map(len, self._images.values())) > self.cache_bytes:
             self._images.popitem(last=False)
 
     def execute(self, statement: str, seconds: float) -> tuple[bool, str, bytes]:

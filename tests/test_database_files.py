@@ -69,6 +69,7 @@ INFO = ("table", "table_info")
         (changed(*INFO, "columns", to=[{}]), "table.table_info.columns.name"),
         (changed(*INFO, "rows", to=[["Ann"]]), "table.table_info.rows"),
         (changed(*INFO, "rows", to=[["Ann", [31]]]), "table.table_info.rows"),
+        (changed(*INFO, "rows", to=[["Ann", "3" * 50_001]]), "table.table_info.rows"),
         ({**ROW, "type": ["INSERT"], "answer_md5": 5}, "answer_md5"),
     ],
 )
@@ -76,6 +77,25 @@ def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, row: Any, field: s
     with pytest.raises(BadFile) as caught:
         AgentBenchTasks(write(tmp_path / "tasks.jsonl", ROW, row))
     assert (caught.value.line, caught.value.field) == (2, field)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        changed("table", "table_name", to="a\ud800"),
+        changed(
+            "table",
+            "table_info",
+            to={"columns": [{"name": f"c{n}"} for n in range(2500)], "rows": []},
+        ),
+    ],
+    ids=["a name that is no text", "too many columns"],
+)
+def test_tables_that_cannot_be_made_are_the_tasks_error(tmp_path: Path, row: Any) -> None:
+    env = make("trialgym/Database-v0", tasks=write(tmp_path / "tasks.jsonl", row))
+    with pytest.raises(BadInput, match="tables of task `tasks/all/000000` cannot be made"):
+        env.reset(seed=0), env.expert()
+    env.close()
 
 
 @pytest.mark.parametrize(

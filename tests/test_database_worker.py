@@ -24,7 +24,7 @@ from trialgym.envs.database_backend import Image, SqliteBackend
 from trialgym.envs.database_domains import schema
 from trialgym.envs.database_image import digest, fill
 from trialgym.envs.database_tasks import rows_of_task
-from trialgym.envs.sql_worker import PAGES
+from trialgym.envs.sql_worker import PAGES, Session
 from trialgym.errors import Fault
 
 LIMIT = 0.1
@@ -54,6 +54,15 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_session_keeps_no_more_images_than_it_may() -> None:
+    images = [fill(schema("shop"), rows_of_task("shop", "train", n)) for n in range(4)]
+    session = Session(cache_bytes=0)
+    for image in images:
+        assert session.load(image.token, image.data)
+    assert [session.load(image.token) for image in images] == [False, False, False, True]
+    session.close()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +123,7 @@ def test_a_statement_that_is_not_allowed_or_endless_says_so_and_changes_nothing(
 
 def test_what_agents_need_is_allowed(backend: SqliteBackend, shop: Image) -> None:
     for statement, text in {
+        "SELECT date('subsec')": "2025-01-01",
         "SELECT date('now'), current_date, date(), strftime('%Y', 'now')": "2025-01-01",
         "SELECT printf('%.2f', 2.345), concat('a', 1), concat_ws('-', 'a', NULL, 2)": "'a-2'",
         "PRAGMA table_info(orders)": "customer_id",
