@@ -18,7 +18,7 @@ from worlds import Corridor, Houses
 
 from trialgym.agents.scripted import Random
 from trialgym.core import Task
-from trialgym.errors import BadInput, MissingExtra, StorageFull
+from trialgym.errors import BadInput, Fault, MissingExtra, StorageFull
 from trialgym.records import PolicyInfo, StopReason, Trajectory, Turn
 from trialgym.rollout import Limits, rollout
 from trialgym.store import BODIES, Store
@@ -246,8 +246,10 @@ def test_places_that_hold_no_database_are_named(tmp_path: Path) -> None:
         with pytest.raises(BadInput, match="cannot be opened") as caught:
             Store(place)
         assert "secret" not in str(caught.value)
-    with pytest.raises(BadInput, match="wanted a file or a database URL"):
-        Store("nosuch://host/name")
+    for url in ("nosuch://u:secret@host/name", "mysql://u:secret@host/name", "sqlite://h:port/x"):
+        with pytest.raises(BadInput, match="wanted a file or a database URL") as caught:
+            Store(url)
+        assert "secret" not in str(caught.value)
     with pytest.raises(MissingExtra, match=r"trialgym\[postgres\]"):
         Store("postgresql+pg8000://host/name")
 
@@ -259,6 +261,17 @@ def test_any_file_name_holds_a_store(tmp_path: Path, name: str) -> None:
     assert (tmp_path / name).is_file()
     with Store(tmp_path / name, durable=True) as store:
         assert len(store.done("")) == 1
+
+
+def test_a_database_that_goes_away_is_a_fault(tmp_path: Path) -> None:
+    with Store(tmp_path / "there" / "store.sqlite") as store:
+        store.add([episode(0)])
+        store.engine.dispose()
+        shutil.rmtree(tmp_path / "there")
+        with pytest.raises(Fault, match="run the same command again"):
+            store.add([episode(1)])
+        with pytest.raises(Fault, match="run the same command again"):
+            store.done("")
 
 
 # A full disk

@@ -151,6 +151,21 @@ MALFORMED: dict[str, tuple[Callable[[dict[str, Any]], Any], str | None, str]] = 
     ),
     "a policy in words": (spoil(policy="toy"), "policy", "wanted a JSON object"),
     "a policy without a name": (spoil(policy={"seed": 3}), "policy.name", "missing"),
+    "a candidate that is a number": (
+        lambda row: row | {"turns": [row["turns"][0] | {"candidates": ["look", 1]}]},
+        "turns[0].candidates[1]",
+        "int `1`; wanted str",
+    ),
+    "a token in words": (
+        lambda row: row | {"turns": [row["turns"][0] | {"token_ids": ["a"]}]},
+        "turns[0].token_ids[0]",
+        "str `a`; wanted int",
+    ),
+    "a log-probability in words": (
+        lambda row: row | {"turns": [row["turns"][0] | {"log_prob": "x"}]},
+        "turns[0].log_prob",
+        "str `x`; wanted float",
+    ),
     "an unheard-of end": (spoil(stop="boredom"), None, "'boredom' is not a valid StopReason"),
 }
 

@@ -4,9 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Any, Self
+from pathlib import Path
+from types import NoneType
+from typing import Any, Self, get_args
+
+from trialgym.errors import BadFile
 
 Json = dict[str, Any]
 
@@ -166,6 +170,72 @@ def _with_tuples(row: Json) -> Json:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
 
 
+def read_line(path: Path, number: int, line: Any) -> Trajectory:
+    """Read a line that holds `to_json`'s dictionary.
+
+    Raises:
+        BadFile: the line is no such record; names the line of `path`, and the field.
+    """
+    try:
+        row = json.loads(line)
+        _check(path, number, row, Trajectory, "")
+        _check(path, number, row["policy"], PolicyInfo, "policy.")
+        for kind, name in ((Turn, "turns"), (Message, "preamble")):
+            for index, item in enumerate(row.get(name, ())):
+                _check(path, number, item, kind, f"{name}[{index}].")
+        return Trajectory.from_json(row)
+    except BadFile:
+        raise
+    except json.JSONDecodeError as error:
+        raise BadFile(path, f"not JSON ({error.msg})", line=number) from error
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BadFile(path, f"not a trajectory ({error})", line=number) from error
+
+
+def _check(path: Path, number: int, row: Any, kind: type[Any], prefix: str) -> None:
+    """Refuse a record with a missing, an unknown or a mistyped field."""
+    if not isinstance(row, dict):
+        raise BadFile(path, "wanted a JSON object", line=number, field=prefix.rstrip(".") or None)
+    known = {one.name: one for one in fields(kind)}
+    for name in sorted(row.keys() - known.keys() - {"id"}):
+        raise BadFile(path, "unknown", line=number, field=prefix + str(name))
+    for name, known_field in known.items():
+        if name not in row:
+            if known_field.default is MISSING and known_field.default_factory is MISSING:
+                raise BadFile(path, "missing", line=number, field=prefix + name)
+            continue
+        wanted = _JSON_TYPES.get(known_field.type, ())
+        _check_type(path, number, row[name], wanted, prefix + name)
+        if list in wanted:
+            within = _JSON_TYPES.get(get_args(known_field.type)[0], ())
+            for index, item in enumerate(row[name]):
+                _check_type(path, number, item, within, f"{prefix}{name}[{index}]")
+
+
+def _check_type(path: Path, number: int, value: Any, wanted: tuple[type, ...], name: str) -> None:
+    if wanted and (not isinstance(value, wanted) or (value is True and bool not in wanted)):
+        problem = f"{type(value).__name__} `{str(value)[:80]}`; wanted {wanted[0].__name__}"
+        raise BadFile(path, problem, line=number, field=name)
+
+
+_JSON_TYPES: dict[Any, tuple[type, ...]] = {
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+    str | None: (str, NoneType),
+    float | None: (float, int, NoneType),
+    Mapping[str, Any] | None: (dict, NoneType),
+    StopReason: (str,),
+    tuple[Turn, ...]: (list,),
+    tuple[Message, ...]: (list,),
+    tuple[str, ...]: (list,),
+    tuple[int, ...]: (list,),
+    tuple[float, ...]: (list,),
+}
+"""What JSON may hold where a record has a field of a type; types that are not here go unchecked."""
+
+
 def episode_key(group: str, env: str, task_id: str, policy: PolicyInfo, sample: int) -> str:
     """Key of an episode before it is run: what resuming compares."""
     parts: list[object] = [group, env, task_id, policy.name, policy.adapter, policy.iteration]
@@ -181,7 +251,9 @@ def wilson(successes: int, episodes: int, z: float = 1.959964) -> tuple[float, f
     scale = 1 + z * z / episodes
     middle = (rate + z * z / (2 * episodes)) / scale
     half = z / scale * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # At the ends the bounds are exact; rounding would leave 0.9999999999999998.
+    low = middle - half if successes else 0.0
+    return low, middle + half if successes < episodes else 1.0
 
 
 @dataclass(frozen=True, slots=True)

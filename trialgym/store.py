@@ -12,17 +12,16 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sql
 import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError
 
-from trialgym.errors import BadFile, BadInput, MissingExtra, RunConflict, StorageFull
-from trialgym.records import Json, Message, PolicyInfo, StopReason, Trajectory, Turn
+from trialgym.errors import BadFile, BadInput, Fault, MissingExtra, RunConflict, StorageFull
+from trialgym.records import Json, Trajectory, read_line
 
 _META = sql.MetaData()
 EPISODES = sql.Table(
@@ -69,20 +68,17 @@ class Store:
         if "://" not in str(where):
             Path(where).parent.mkdir(parents=True, exist_ok=True)
             url = sql.URL.create("sqlite", database=str(Path(where).absolute()))
-        try:
-            self.engine = sql.create_engine(url)
-        except ModuleNotFoundError as error:
-            raise MissingExtra(str(error.name), "postgres") from error
-        except sql.exc.ArgumentError as error:
-            raise BadInput(f"store `{where}`: {error}; wanted a file or a database URL") from error
-        if self.engine.dialect.name == "sqlite":
+        self.engine = _engine(url)
+        if self._is_sqlite:
             sql.event.listen(self.engine, "connect", _pragmas("FULL" if durable else "NORMAL"))
+        sql.event.listen(self.engine, "handle_error", _translate)
         try:
-            self._write(_create_tables)
-        except sql.exc.DBAPIError as error:
+            with self.engine.begin() as connection:
+                _create_tables(connection)
+        except (Fault, sql.exc.DBAPIError) as error:
             raise BadInput(
-                f"store `{self.engine.url}` cannot be opened ({error.orig}); wanted a SQLite file, "
-                "a new one included, or the URL of a database that answers"
+                f"store `{self.engine.url}` cannot be opened ({error.__cause__}); wanted a SQLite "
+                "file, a new one included, or the URL of a database that answers"
             ) from error
 
     def add(self, trajectories: Iterable[Trajectory]) -> None:
@@ -90,6 +86,7 @@ class Store:
 
         Raises:
             StorageFull: no space is left; what was added before is safe.
+            Fault: the database does not answer any more.
         """
         # In one order everywhere: two processes that add the same ones wait, but never in a circle.
         chosen = [t for _, t in sorted({t.id: t for t in trajectories}.items())]
@@ -100,25 +97,20 @@ class Store:
             {"run": self.run, "id": trajectory.id, "body": pack(trajectory)}
             for trajectory in chosen
         ]
-
-        def write(connection: sql.Connection) -> None:
-            insert = sqlite.insert if self._is_sqlite else postgresql.insert
-            keys = ("run", "id")
-            new = insert(EPISODES)
-            new = new.on_conflict_do_update(
-                index_elements=keys,
-                set_={name: new.excluded[name] for name in COLUMNS},
-                where=EPISODES.c.stop == "fault",
-            )
+        insert = sqlite.insert if self._is_sqlite else postgresql.insert
+        keys = ("run", "id")
+        new = insert(EPISODES)
+        new = new.on_conflict_do_update(
+            index_elements=keys,
+            set_={name: new.excluded[name] for name in COLUMNS},
+            where=EPISODES.c.stop == "fault",
+        )
+        body = insert(BODIES)
+        body = body.on_conflict_do_update(index_elements=keys, set_={"body": body.excluded.body})
+        with self.engine.begin() as connection:
             written = set(connection.scalars(new.returning(EPISODES.c.id), rows))
-            body = insert(BODIES)
-            body = body.on_conflict_do_update(
-                index_elements=keys, set_={"body": body.excluded.body}
-            )
             if written:
                 connection.execute(body, [row for row in bodies if row["id"] in written])
-
-        self._write(write)
 
     def summaries(self, group: str | None = None, **equal: Any) -> list[Json]:
         """List summary rows, in the order of task and sample; filters by equality of columns."""
@@ -192,17 +184,35 @@ class Store:
             query = query.where(EPISODES.c[name] == value)
         return query.order_by(EPISODES.c.group, EPISODES.c.task_id, EPISODES.c.sample)
 
-    def _write(self, work: Callable[[sql.Connection], None]) -> None:
-        try:
-            with self.engine.begin() as connection:
-                work(connection)
-        except OperationalError as error:
-            if _FULL.search(f"{error.orig} {getattr(error.orig, 'sqlite_errorname', '')}"):
-                raise StorageFull(
-                    f"no space left for `{self.engine.url}`; free some and run the same command "
-                    "again: what was stored before is safe"
-                ) from error
-            raise
+
+def _engine(url: str | sql.URL) -> sql.Engine:
+    wanted = "wanted a file or a database URL, of SQLite or PostgreSQL"
+    try:
+        made = sql.make_url(url)
+        known = made.get_backend_name() in ("sqlite", "postgresql")
+        engine = sql.create_engine(made) if known else None
+    except ModuleNotFoundError as error:
+        raise MissingExtra(str(error.name), "postgres") from error
+    except (sql.exc.ArgumentError, ValueError) as error:
+        raise BadInput(f"store `{without_password(str(url))}`: {error}; {wanted}") from error
+    if engine is None:
+        raise BadInput(f"store `{made}`; {wanted}")
+    return engine
+
+
+def _translate(context: sql.ExceptionContext) -> None:
+    """Raise an error of ours where not the statement but the database is at fault."""
+    error = context.original_exception
+    if _FULL.search(f"{error} {getattr(error, 'sqlite_errorname', '')}"):
+        raise StorageFull(
+            f"no space left for `{context.engine and context.engine.url}`; free some and run the "
+            "same command again: what was stored before is safe"
+        )
+    if isinstance(context.sqlalchemy_exception, (OperationalError, InterfaceError)):
+        raise Fault(
+            f"the store fails ({error}); what was stored before is safe: mend it and run the same "
+            "command again"
+        )
 
 
 def open_source(source: str) -> Store:
@@ -292,59 +302,8 @@ def read_file(path: Path | str) -> list[Trajectory]:
     found = []
     for number, line in enumerate(lines, 1):
         if not isinstance(line, str) or line.strip():
-            found.append(_parse(path, number, line))
+            found.append(read_line(path, number, line))
     return found
-
-
-def _parse(path: Path, number: int, line: Any) -> Trajectory:
-    try:
-        row = json.loads(line)
-        _check(path, number, row, Trajectory, "")
-        _check(path, number, row["policy"], PolicyInfo, "policy.")
-        for kind, name in ((Turn, "turns"), (Message, "preamble")):
-            for index, item in enumerate(row.get(name, ())):
-                _check(path, number, item, kind, f"{name}[{index}].")
-        return Trajectory.from_json(row)
-    except BadFile:
-        raise
-    except json.JSONDecodeError as error:
-        raise BadFile(path, f"not JSON ({error.msg})", line=number) from error
-    except (TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise BadFile(path, f"not a trajectory ({error})", line=number) from error
-
-
-def _check(path: Path, number: int, row: Any, kind: type[Any], prefix: str) -> None:
-    """Refuse a record with a missing, an unknown or a mistyped field."""
-    if not isinstance(row, dict):
-        raise BadFile(path, "wanted a JSON object", line=number, field=prefix.rstrip(".") or None)
-    known = {field.name: field for field in fields(kind)}
-    for name in sorted(row.keys() - known.keys() - {"id"}):
-        raise BadFile(path, "unknown", line=number, field=prefix + str(name))
-    for name, field in known.items():
-        if name not in row:
-            if field.default is MISSING and field.default_factory is MISSING:
-                raise BadFile(path, "missing", line=number, field=prefix + name)
-            continue
-        wanted = _JSON_TYPES.get(field.type, ())
-        value = row[name]
-        if wanted and (not isinstance(value, wanted) or (value is True and bool not in wanted)):
-            problem = f"{type(value).__name__} `{str(value)[:80]}`; wanted {wanted[0].__name__}"
-            raise BadFile(path, problem, line=number, field=prefix + name)
-
-
-_JSON_TYPES: dict[Any, tuple[type, ...]] = {
-    str: (str,),
-    bool: (bool,),
-    int: (int,),
-    float: (float, int),
-    StopReason: (str,),
-    tuple[Turn, ...]: (list,),
-    tuple[Message, ...]: (list,),
-    tuple[str, ...]: (list,),
-    tuple[int, ...]: (list,),
-    tuple[float, ...]: (list,),
-}
-"""What JSON may hold where a record has a field of a type; types that are not here go unchecked."""
 
 
 def _write_jsonl(path: Path, trajectories: Iterable[Trajectory]) -> int:
