@@ -295,6 +295,12 @@ def test_bad_options_are_refused(options: dict[str, Any], error: type[Exception]
         worlds.Corridor(**options)
 
 
+@pytest.mark.parametrize("seed", [-1, 1.5, "7"])
+def test_a_seed_that_is_no_whole_number_is_refused(seed: Any) -> None:
+    with pytest.raises(BadInput, match="wanted a whole number from 0 up"):
+        worlds.Corridor().reset(seed=seed)
+
+
 def test_seeds_choose_tasks_and_go_on_choosing_them() -> None:
     def draws(seed: int) -> list[str]:
         env = worlds.Corridor()
@@ -519,6 +525,11 @@ def test_wilson_intervals_are_the_published_ones(
     assert wilson(successes, episodes) == pytest.approx((low, high), abs=6e-5)
 
 
+@given(st.integers(1, 10**6))
+def test_a_wilson_interval_ends_exactly_where_nothing_or_everything_succeeded(n: int) -> None:
+    assert (wilson(0, n)[0], wilson(n, n)[1]) == (0.0, 1.0)
+
+
 @given(st.integers(1, 10**6), st.data())
 def test_a_wilson_interval_holds_its_rate(episodes: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, episodes))
@@ -605,6 +616,31 @@ def test_unknown_ids_get_the_nearest_one(kind: str, name: str, words: str) -> No
 def test_options_that_an_environment_does_not_take_are_named(package: Path) -> None:
     with pytest.raises(BadInput, match=r"options \['colour'\] of `corridors/Corridor-v0`"):
         trialgym.make("corridors/Corridor-v0", colour="red")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_turns": "foo"}, "option `max_turns` of .* is 'foo'; wanted int"),
+        ({"max_turns": True}, "wanted int"),
+        ({"split": 3}, r"wanted str \| None"),
+        ({"partial": 1}, "wanted bool"),
+        ({"grammar": [1]}, "wanted typing.Literal"),
+        ({"grammar": "mve"}, "wanted `move` or `put`"),
+        ({"tasks": Path("tasks.jsonl")}, "wanted trialgym.core.TaskSet"),
+    ],
+)
+def test_an_option_of_another_type_is_told(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput, match=told):
+        trialgym.make("trialgym/Household-v0", **options)
+
+
+def test_whole_numbers_pass_for_floats_and_unknown_types_for_anything() -> None:
+    def factory(seconds: float, rest: Any, hidden: "Nowhere" = None) -> tuple[float, Any]:  # type: ignore[name-defined]  # noqa: F821
+        return seconds, rest
+
+    assert registry._call(factory, "f", {"seconds": 2, "rest": []}) == (2, [])
+    trialgym.make("trialgym/Database-v0", statement_time=2).close()
 
 
 # Errors.

@@ -280,9 +280,12 @@ class TextEnv(gymnasium.Env[str, str], Generic[State]):
                 from another split.
 
         Raises:
-            BadInput: an unknown option, a malformed task id, or an index past the split's end.
+            BadInput: an unknown option, a malformed task id, an index past the split's end, or a
+                seed that is no whole number.
             UnknownId: a split that the task set does not have.
         """
+        if seed is not None and not (isinstance(seed, int) and seed >= 0):
+            raise BadInput(f"seed {seed!r}; wanted a whole number from 0 up, or None")
         super().reset(seed=seed)
         options = dict(options or {})
         wanted, split = options.pop("task", None), options.pop("split", self.split)

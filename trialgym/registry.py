@@ -4,12 +4,14 @@ Other packages add rows through the entry-point groups `trialgym.envs`, `trialgy
 `trialgym.algorithms`, each entry `id = "module:Name"`.
 """
 
+import inspect
 import json
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, cast, get_args, get_origin
 
 import gymnasium
 
@@ -134,9 +136,47 @@ def make_agent(name: str | Path, **options: Any) -> Policy:
 
 
 def _call(factory: Any, name: str, options: dict[str, Any], *arguments: str) -> Any:
+    hints = _hints(factory)
+    for key, value in options.items():
+        if key in hints and not _fits(value, hints[key]):
+            wanted = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
+            raise BadInput(f"option `{key}` of `{name}` is {value!r:.200}; wanted {wanted}")
     try:
         return factory(*arguments, **options)
     except TypeError as error:
         if "argument" not in str(error):
             raise
         raise BadInput(f"options {sorted(options)} of `{name}`: {error}") from error
+
+
+@cache
+def _hints(factory: Any) -> dict[str, Any]:
+    """Give the types of a factory's options, as far as they can be known."""
+    try:
+        options = inspect.signature(factory, eval_str=True).parameters.values()
+    except (NameError, TypeError, ValueError):  # names that only a type checker knows
+        return {}
+    return {option.name: option.annotation for option in options}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Tell whether what a command line may bring is of the type that an option has."""
+    if type(value) not in PLAIN and not isinstance(value, Path):
+        return True  # Python's own callers have a type checker
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if get_origin(hint) is Literal:
+        # Which words there are is for the environment to tell.
+        return type(value) in map(type, get_args(hint))
+    kind = get_origin(hint) or hint
+    if kind in (Any, inspect.Parameter.empty) or not isinstance(kind, type):
+        return True
+    if isinstance(value, bool):
+        return kind in (bool, object)
+    try:
+        return isinstance(value, (int, float) if kind is float else kind)
+    except TypeError:  # a protocol
+        return True
+
+
+PLAIN = (bool, int, float, str, list, dict, type(None))
