@@ -13,6 +13,7 @@ import numpy as np
 from trialgym.cli import show
 from trialgym.errors import BadInput
 from trialgym.records import Json, Trajectory, summarise
+from trialgym.rollout import Limits, check_limits
 from trialgym.store import Store, check_config, run_lock, write_json
 
 from .rollout import agent_of, brief, collect, select
@@ -83,6 +84,8 @@ def evaluate(
         out: run directory to keep the episodes in, and to go on from; nothing is kept without it.
         json: print one JSON object (an array where several agents are given) instead of a table.
     """
+    limits = Limits(concurrency=concurrency)
+    check_limits(samples, limits)
     chosen = select(env, split, count, env_options or {})
     policies = [agent_of(name, agent_options, seed, temperature) for name in agent]
     config: Json = {
@@ -102,7 +105,7 @@ def evaluate(
                 policy,
                 chosen,
                 samples=samples,
-                concurrency=concurrency,
+                limits=limits,
                 # Two checkpoints may bear one name: the place in the list tells them apart.
                 group=f"evaluate/{number}-{Path(name).name[:100]}",
                 store=store,

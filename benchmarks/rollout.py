@@ -10,6 +10,7 @@ from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trialgym.errors import BadFile, BadInput
 from trialgym.policy import Policy, TrainablePolicy
 from trialgym.records import Json, Trajectory, summarise
 from trialgym.registry import find, make, make_agent, table
-from trialgym.rollout import Limits
+from trialgym.rollout import Limits, check_limits
 from trialgym.rollout import rollout as run
 from trialgym.store import Store, check_config, run_lock, without_password, write_json
 
@@ -99,7 +100,7 @@ def collect(
     chosen: Selection,
     *,
     samples: int,
-    concurrency: int,
+    limits: Limits,
     group: str,
     store: Store | None,
     keep_candidates: bool | None = None,
@@ -114,7 +115,7 @@ def collect(
             samples=samples,
             group=group,
             store=store,
-            limits=Limits(concurrency=concurrency),
+            limits=limits,
             keep_candidates=keep_candidates,
             show_progress=sys.stderr.isatty(),
         )
@@ -158,6 +159,8 @@ def rollout(
         store: database URL to keep the episodes in, instead of the directory's SQLite file.
         json: print one JSON object instead of a table.
     """
+    limits = Limits(concurrency=concurrency)
+    check_limits(samples, limits)  # before a wrong number is written into a run's configuration
     chosen = select(env, tasks, count, env_options or {})
     policy = agent_of(agent, agent_options, seed, temperature)
     config: Json = {
@@ -169,13 +172,13 @@ def rollout(
     }  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(run_lock(out))
+        kept = stack.enter_context(_open_store(out, store, config))
         check_config(out, config)
-        kept = stack.enter_context(_open_store(out, store))
         episodes = collect(
             policy,
             chosen,
             samples=samples,
-            concurrency=concurrency,
+            limits=limits,
             group="rollout",
             store=kept,
             keep_candidates=candidates or None,
@@ -205,7 +208,10 @@ def brief(row: Mapping[str, Any]) -> Json:
     return short
 
 
-def _open_store(directory: Path, url: str | None = None) -> Store:
+def _open_store(directory: Path, url: str | None, config: Json) -> Store:
     if url is None:
         return Store(directory / "trajectories.sqlite")
-    return Store(url, run=directory.as_posix()[-200:])
+    # Directories of one name on many machines share the database, but only those of one
+    # configuration may share episodes.
+    digest = sha256(dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return Store(url, run=f"{directory.resolve().name[-100:]}-{digest}")

@@ -4,6 +4,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -88,6 +89,16 @@ def test_another_configuration_is_refused_and_nothing_changes(
     assert answer(run, *rollout()) == before
 
 
+@pytest.mark.parametrize(
+    "mistake", [["--samples", "0"], ["--concurrency", "0"], ["--store", "nosuch://host/name"]]
+)
+def test_a_mistaken_option_does_not_claim_the_directory(
+    mistake: list[str], run: Run, refused: Refused
+) -> None:
+    refused(*rollout(*mistake))
+    assert answer(run, *rollout())["episodes"] == 4
+
+
 def test_a_changed_benchmark_file_is_another_configuration(run: Run, refused: Refused) -> None:
     source = DATA / "agentbench" / "dbbench_dev.jsonl"
     if not source.is_file():
@@ -132,10 +143,26 @@ def test_episodes_can_go_to_a_database_by_url(run: Run, refused: Refused) -> Non
     answer(run, *words, "--store", url)
     assert not list(Path("run").glob("*.sqlite"))
     assert "wanted" in (told := refused("export", url, "--out", "x.jsonl"))
-    assert "['other', 'run']" in told
-    row = answer(run, "export", f"{url}#run", "--out", "x.jsonl")
+    other, name = re.findall(r"'(\S+)'", told)
+    assert (other.rpartition("-")[0], name.rpartition("-")[0]) == ("other", "run")
+    row = answer(run, "export", f"{url}#{name}", "--out", "x.jsonl")
     assert row == {"trajectories": 4, "out": "x.jsonl"}
     assert "run `no`" in refused("export", f"{url}#no", "--out", "x.jsonl")
+
+
+def test_directories_of_one_name_share_episodes_of_one_configuration_only(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["rollout", HOUSEHOLD, "--tasks", "test:0:2", "--agent", "null", "--out", "same"]
+    words += ["--store", f"sqlite:///{tmp_path}/shared.sqlite"]
+    turns = []
+    for place, more in (("a", ["5"]), ("b", ["7"]), ("c", ["5"])):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        turns.append(answer(run, *words, "--env_options.max_turns", *more)["turns_mean"])
+    assert turns == [5, 7, 5]
+    with Store(tmp_path / "shared.sqlite") as store:
+        assert len(store.runs()) == 2
 
 
 def test_a_password_is_not_written_down() -> None:

@@ -339,11 +339,7 @@ def rollout(
         StorageFull: the store's disk is full; what was stored before is safe.
     """
     limits = limits or Limits()
-    if samples < 1 or limits.concurrency < 1 or limits.retries < 0:
-        raise BadInput(
-            f"samples {samples}, concurrency {limits.concurrency}, retries {limits.retries}; "
-            "wanted at least 1, 1 and 0"
-        )
+    check_limits(samples, limits)
     wanted = [(task_id, sample) for task_id in tasks for sample in range(samples)]
     keys = [episode_key(group, env, task_id, policy.info, sample) for task_id, sample in wanted]
     done = store.done(group) if store is not None else set()
@@ -368,6 +364,19 @@ def rollout(
             f"the first: {faults[0].error}; mend it and run the same command again"
         )
     return results
+
+
+def check_limits(samples: int, limits: Limits) -> None:
+    """Refuse numbers that no rollout can have.
+
+    Raises:
+        BadInput: fewer than one sample or episode at once, or a negative number of retries.
+    """
+    if samples < 1 or limits.concurrency < 1 or limits.retries < 0:
+        raise BadInput(
+            f"samples {samples}, concurrency {limits.concurrency}, retries {limits.retries}; "
+            "wanted at least 1, 1 and 0"
+        )
 
 
 def _run(collection: _Collection, missing: list[tuple[str, int]]) -> None:
