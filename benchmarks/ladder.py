@@ -4,14 +4,16 @@ Each arm starts from the same behaviour-cloned policy and makes as many updates 
 batches of as many trajectories. Success is compared task by task with the same seed's other arms;
 intervals come from a bootstrap that draws seeds anew, and within them tasks.
 
-Command: `python -m trialgym.benchmarks.ladder --preset laptop --seeds 5 --out runs/ladder`
+Command: `python -m trialgym.benchmarks.ladder --preset laptop --out runs/ladder`
 The same command resumes. Its table stands in docs/results.md.
 """
 
 import argparse
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -33,12 +35,12 @@ MEANING = {
 
 def arms(options: Mapping[str, Any]) -> dict[str, Json]:
     """Give each arm's changes to the preset; batches hold as many trajectories everywhere."""
-    schedule = options["schedule"]
-    language = options.get("language", {})
-    cloning: Json = {"schedule": {**schedule, "batch": 2 * schedule["batch"]}}
-    if language:
-        shared = {k: v for k, v in language.items() if k not in ("beta", "nll", "nll_form")}
-        cloning["language"] = {**shared, "batch": 2 * language.get("batch", 32)}
+    # A batch of pairs holds two trajectories a pair.
+    cloning: Json = {
+        section: {**options[section], "batch": 2 * options[section]["batch"]}
+        for section in ("schedule", "language")
+        if section in options
+    }
     pairs = options.get("pairs", {})
     return {
         "eto": {},
@@ -53,7 +55,11 @@ def arms(options: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def climb(
-    preset: str, seeds: int, out: Path, chosen: Sequence[str], changes: Mapping[str, Any]
+    preset: str,
+    seeds: Sequence[int],
+    out: Path,
+    chosen: Sequence[str],
+    changes: Mapping[str, Any],
 ) -> Json:
     """Run every arm with every seed, or what is left of it, and compare."""
     load = locate("trialgym.algorithms.loop_config:load")
@@ -64,21 +70,23 @@ def climb(
     costs: dict[str, Json] = {}
     for arm in chosen:
         rows, last = [], []
-        for seed in range(seeds):
+        for seed in seeds:
             config = load(preset, None, {**changes, **table[arm], "seed": seed})
             directory = out / arm / str(seed)
+            if arm != chosen[0]:
+                _share(out / chosen[0] / str(seed), directory, base)
             last.append(loop(config, directory).run()[-1])
             rows.append(_success(directory, base.name, base.rounds, base.panels))
         success[arm] = np.array(rows)
         costs[arm] = {
-            "cpu_seconds": round(sum(row["cpu_seconds"] for row in last) / seeds, 1),
-            "env_steps": round(sum(row["env_steps"] for row in last) / seeds),
-            "train_tokens": round(sum(row["train_tokens"] for row in last) / seeds),
+            "cpu_seconds": round(mean(row["cpu_seconds"] for row in last), 1),
+            "env_steps": round(mean(row["env_steps"] for row in last)),
+            "train_tokens": round(mean(row["train_tokens"] for row in last)),
         }
         print(f"{arm}: {success[arm].mean(axis=(0, 2)).round(3).tolist()} {costs[arm]}", flush=True)
     return {
         "preset": preset,
-        "seeds": seeds,
+        "seeds": list(seeds),
         "tasks": int(success[chosen[0]].shape[2]),
         "arms": {
             arm: {
@@ -97,6 +105,26 @@ def climb(
 def _rounds(differences: NDArray[np.float64]) -> list[Json]:
     """Give the interval of paired differences (seeds, rounds, tasks) for each round after 0."""
     return [_difference(differences[:, at]) for at in range(1, differences.shape[1])]
+
+
+def _share(source: Path, target: Path, config: Any) -> None:
+    """Give an arm the start that it has in common with the first: the cloned policy, evaluated."""
+    if (target / "phases").exists():
+        return
+    shutil.copytree(source / "checkpoints" / "bc", target / "checkpoints" / "bc")
+    groups = ["demonstrate", *(f"evaluate/0/{panel}" for panel in config.panels)]
+    database = "trajectories.sqlite"
+    with (
+        Store(source / database, run=config.name) as theirs,
+        Store(target / database, run=config.name) as ours,
+    ):
+        for group in groups:
+            ours.add(theirs.trajectories(group))
+    partial = target / "phases.partial"
+    partial.mkdir(exist_ok=True)
+    for phase in ("demonstrate", "clone", "evaluate-0"):
+        shutil.copy(source / "phases" / f"{phase}.json", partial)
+    partial.rename(target / "phases")
 
 
 def _success(
@@ -167,7 +195,7 @@ def _line(cells: Sequence[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--preset", default="laptop")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--arms", nargs="+", choices=MEANING, default=list(MEANING))
     parser.add_argument("--set", type=json.loads, default={}, help="fields to change, as JSON")
     parser.add_argument("--out", type=Path, default=Path("runs/ladder"))
