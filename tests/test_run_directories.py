@@ -142,7 +142,8 @@ def test_episodes_can_go_to_a_database_by_url(run: Run, refused: Refused) -> Non
     words = ["rollout", HOUSEHOLD, "--tasks", "test:0:2", "--agent", "null", "--out", "other"]
     answer(run, *words, "--store", url)
     assert not list(Path("run").glob("*.sqlite"))
-    assert "wanted" in (told := refused("export", url, "--out", "x.jsonl"))
+    told = refused("export", url, "--out", "x.jsonl")
+    assert "wanted" in told
     other, name = re.findall(r"'(\S+)'", told)
     assert (other.rpartition("-")[0], name.rpartition("-")[0]) == ("other", "run")
     row = answer(run, "export", f"{url}#{name}", "--out", "x.jsonl")
