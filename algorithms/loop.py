@@ -19,6 +19,7 @@ Run directory::
 """
 
 import json
+import logging
 import platform
 import shutil
 import sys
@@ -42,6 +43,7 @@ from .report import write_report
 from .training import Experience, Report
 
 PACKAGES = ("trialgym", "gymnasium", "numpy", "torch", "transformers", "trl", "peft", "sqlalchemy")
+logger = logging.getLogger(__name__)
 TASKS_PER_SEED = 1_000_000
 """Runs of different seeds learn from different stretches of the endless train split."""
 
@@ -145,8 +147,7 @@ class Loop:
     def _demonstrate(self) -> Json:
         """Collect the expert's episodes; tasks that it fails are named and left out."""
         tasks = self._train_tasks(0, self.config.demonstrations)
-        episodes = self._expert("demonstrate", tasks)
-        return _account(episodes) | {"failed": [one.task_id for one in episodes if not one.success]}
+        return self._expert("demonstrate", tasks)
 
     def _clone(self) -> Json:
         policy = self._initial()
@@ -166,9 +167,8 @@ class Loop:
             )
             account = _account(episodes)
         if self.algorithm.needs_experts:
-            episodes = self._expert(f"experts/{round_}", tasks)
-            account["expert_steps"] = _account(episodes)["env_steps"]
-            account["failed"] = [one.task_id for one in episodes if not one.success]
+            shown = self._expert(f"experts/{round_}", tasks)
+            account |= {"expert_steps": shown["env_steps"], "failed": shown["failed"]}
         return account
 
     def _train(self, round_: int) -> Json:
@@ -239,8 +239,21 @@ class Loop:
         )
         return cast("TrainablePolicy", policy).with_info(info)
 
-    def _expert(self, group: str, tasks: Sequence[str]) -> list[Trajectory]:
-        return self._rollout(make_agent("expert"), tasks, group, keep_candidates=True)
+    def _expert(self, group: str, tasks: Sequence[str]) -> Json:
+        """Collect the expert's episodes; what it fails is named, and no algorithm clones it."""
+        episodes = self._rollout(make_agent("expert"), tasks, group, keep_candidates=True)
+        failed = [one.task_id for one in episodes if not one.success]
+        if len(failed) == len(episodes):
+            raise BadInput(
+                f"the expert failed every one of the {len(failed)} tasks of `{group}`, the first "
+                f"`{failed[0]}`; allow more turns, or mend the environment's `solve`"
+            )
+        if failed:
+            logger.warning(
+                "the expert failed %d of %d tasks of `%s`, which are left out: %s",
+                len(failed), len(episodes), group, ", ".join(failed[:20]),
+            )  # fmt: skip
+        return _account(episodes) | {"failed": failed}
 
     def _rollout(
         self,

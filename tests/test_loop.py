@@ -77,6 +77,20 @@ def test_running_again_does_nothing_and_gives_the_same_rows(finished: Path) -> N
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
 
 
+def test_tasks_that_the_expert_fails_are_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = replace(CONFIG, environment_options={"max_turns": 8}, rounds=0, demonstrations=12)
+    Loop(short, tmp_path / "some").run()
+    phase = json.loads((tmp_path / "some" / "phases" / "demonstrate.json").read_text())
+    assert 0 < len(phase["failed"]) < 12
+    assert phase["failed"][0] in caplog.text
+    cloned = json.loads((tmp_path / "some" / "phases" / "clone.json").read_text())
+    assert cloned["rows"] == 12 - len(phase["failed"])
+    with pytest.raises(BadInput, match="failed every one"):
+        Loop(replace(short, environment_options={"max_turns": 1}), tmp_path / "all").run()
+
+
 @pytest.mark.parametrize("manner", ["after", pytest.param("before", marks=pytest.mark.slow)])
 def test_a_run_killed_at_many_points_ends_as_an_unkilled_one(tmp_path: Path, manner: str) -> None:
     whole = drive(tmp_path / "whole", "whole")
