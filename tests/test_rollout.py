@@ -258,7 +258,7 @@ def broken(fails: Callable[[str, str, int], bool], **attributes: Any) -> type[Br
 
 @pytest.mark.parametrize("blocking", [False, True])
 @pytest.mark.parametrize("place", ["reset", "step"])
-@pytest.mark.parametrize("error", [Fault("gone"), OSError("gone"), ZeroDivisionError("gone")])
+@pytest.mark.parametrize("error", [Fault("gone"), OSError("gone"), StopIteration("gone")])
 def test_an_environment_that_fails_at_first_is_tried_again(
     error: Exception, place: str, blocking: bool
 ) -> None:
@@ -422,6 +422,14 @@ def test_a_slow_environment_holds_nobody_else(concurrency: int) -> None:
     world = type("Gate", (Gate,), rows)
     found = run(world=world, limits=Limits(concurrency=concurrency, retries=0))
     assert found == run()
+
+
+def test_no_thread_outlives_a_rollout() -> None:
+    before = set(threading.enumerate())
+    run(world=Waits, limits=Limits(concurrency=4))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+    assert set(threading.enumerate()) <= before
 
 
 def test_environments_that_block_are_made_and_closed_off_the_loop() -> None:
