@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trialgym.cli import show
-from trialgym.errors import BadFile
+from trialgym.errors import BadFile, BadInput, StorageFull
 from trialgym.records import Json
 from trialgym.store import open_source
 
@@ -54,12 +54,15 @@ def _phase(run: Path) -> str:
     return f"after {ended[-1].stem}" if ended else "first"
 
 
-def _episodes(run: Path) -> int:
+def _episodes(run: Path) -> int | None:
     """Count the stored episodes; a run that kept them in a database of its own has none here."""
     if not (run / "trajectories.sqlite").is_file():
         return 0
-    with open_source(str(run)) as store:
-        return sum(store.groups().values())
+    try:
+        with open_source(str(run)) as store:
+            return sum(store.groups().values())
+    except (BadInput, StorageFull):  # damaged or out of reach: the others still are to be listed
+        return None
 
 
 def _json_file(path: Path, default: Any) -> Any:

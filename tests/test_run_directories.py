@@ -383,6 +383,15 @@ def test_runs_tell_what_is_finished(run: Run) -> None:
     assert (row["state"], row["phase"], row["best_success"]) == ("finished", None, 1.0)
 
 
+def test_a_damaged_store_hides_no_other_run(run: Run) -> None:
+    for name in ("good", "spoilt"):
+        words = ["rollout", HOUSEHOLD, "--tasks", "test:0:2", "--agent", "null"]
+        answer(run, *words, "--out", f"runs/{name}")
+    Path("runs/spoilt/trajectories.sqlite").write_text("no database at all" * 99)
+    rows = answer(run, "runs")
+    assert [(row["name"], row["episodes"]) for row in rows] == [("good", 2), ("spoilt", None)]
+
+
 def test_runs_tell_the_last_phase_of_a_loop(run: Run) -> None:
     phases = Path("runs/laptop/phases")
     phases.mkdir(parents=True)
