@@ -106,6 +106,16 @@ def test_a_parquet_export_has_the_summary_in_columns(tmp_path: Path) -> None:
     assert json.loads(table["trajectory"][1].as_py())["task_id"] == "corridor/train/000001"
 
 
+def test_a_parquet_export_may_take_several_bunches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyarrow")
+    monkeypatch.setattr("trialgym.store.PARQUET_ROWS", 2)
+    rows = [episode(i) for i in range(5)]
+    assert write_file(tmp_path / "rows.parquet", iter(rows)) == 5
+    assert read_file(tmp_path / "rows.parquet") == rows
+
+
 def test_an_export_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     write_file(path, [episode(0)])

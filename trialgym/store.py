@@ -12,6 +12,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -51,6 +52,8 @@ BODIES = sql.Table(
     sql.Column("body", sql.LargeBinary, nullable=False),
 )
 COLUMNS = tuple(column.name for column in EPISODES.columns)
+PARQUET_ROWS = 1000
+"""Trajectories that an export to Parquet holds in memory at once."""
 
 
 class Store:
@@ -329,11 +332,17 @@ def _write_parquet(path: Path, trajectories: Iterable[Trajectory]) -> int:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", "parquet") from error
-    rows = [{**_summary(t), "trajectory": json.dumps(t.to_json())} for t in trajectories]
-    names = [*(name for name in COLUMNS if name != "run"), "trajectory"]
-    columns = {name: [row[name] for row in rows] for name in names}
-    parquet.write_table(arrow.table(columns), path, compression="zstd")
-    return len(rows)
+    kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64(), bool: arrow.bool_()}
+    columns = {column.name: kinds[column.type.python_type] for column in EPISODES.columns}
+    schema = arrow.schema([*columns.items(), ("trajectory", arrow.string())])
+    schema = schema.remove(schema.get_field_index("run"))
+    rows = ({**_summary(t), "trajectory": json.dumps(t.to_json())} for t in trajectories)
+    count = 0
+    with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
+        while batch := list(islice(rows, PARQUET_ROWS)):
+            writer.write_table(arrow.Table.from_pylist(batch, schema))
+            count += len(batch)
+    return count
 
 
 def _parquet_lines(path: Path) -> Iterator[Any]:
