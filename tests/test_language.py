@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytest.importorskip("torch", reason="the `train` extra is not installed")
+pytest.importorskip("transformers", reason="the `train` extra is not installed")
+
 import torch
 import transformers
 

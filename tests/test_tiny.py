@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+pytest.importorskip("torch", reason="the `train` extra is not installed")
+pytest.importorskip("transformers", reason="the `train` extra is not installed")
+
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trialgym.agents.language import Language
