@@ -22,6 +22,9 @@ class Settings:
     """Whether replies are one of the admissible actions, where the environment lists them."""
     system: bool = True
     """Whether a system prompt tells the environment's grammar and the format."""
+    remind: bool = False
+    """Whether every observation after the first ends with the instruction: a small model that must
+    copy a name out of it need not look back over the whole episode."""
     chat_template: str | None = None
     """`plain`, `chatml` or a template's text, in place of the tokenizer's own."""
     max_new_tokens: int = 128

@@ -34,7 +34,8 @@ class Language:
     Args:
         model: a directory, a hub id, or a directory that `save` wrote.
         format: `react` or `act`; None for the one saved with the model, else `react`. So with the
-            other settings: restricted, system, chat_template, max_new_tokens, max_context.
+            other settings: restricted, system, remind, chat_template, max_new_tokens,
+            max_context.
         adapter: directory of a PEFT adapter to put on the model.
         lora: rank of a new LoRA adapter on every linear layer, to be trained.
         dtype: a torch dtype's name; `auto` is the checkpoint's own on a GPU and float32 on a CPU.
@@ -60,6 +61,7 @@ class Language:
         dtype: str = "auto",
         restricted: bool | None = None,
         system: bool | None = None,
+        remind: bool | None = None,
         chat_template: str | None = None,
         max_context: int | None = None,
         batch_slots: int = 64,
@@ -68,6 +70,7 @@ class Language:
             "format": format,
             "restricted": restricted,
             "system": system,
+            "remind": remind,
             "chat_template": chat_template,
             "max_new_tokens": max_new_tokens,
             "max_context": max_context,
@@ -196,7 +199,9 @@ class Language:
         allowed: dict[int, tuple[int, ...]] = {}
         preamble = self._preamble_of(trajectory)
         for index, turn in enumerate(trajectory.turns):
-            prompt, reply = self._spans(turn, preamble, trajectory.turns[:index])
+            prompt, reply = self._spans(
+                turn, preamble, trajectory.turns[:index], trajectory.instruction
+            )
             allowed |= self._allowed_at(turn, reply, len(ids) + len(prompt))
             ids += prompt + reply
             owner += [-1] * len(prompt) + [index] * len(reply)
@@ -217,14 +222,18 @@ class Language:
         return self.preamble(trajectory.instruction, spec) if spec else trajectory.preamble
 
     def _spans(
-        self, turn: Turn, preamble: tuple[Message, ...], before: Sequence[Turn]
+        self,
+        turn: Turn,
+        preamble: tuple[Message, ...],
+        before: Sequence[Turn],
+        instruction: str,
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Give the tokens before a turn's reply, and the reply's."""
         if self._sampled(turn):
             return turn.prompt_ids, turn.token_ids
         text = self.format.render(turn.thought, turn.action) if turn.action else turn.text
         reply = (*self._ids(text), self._cut(()).end)
-        return self._prompt(turn.observation, preamble, before), reply
+        return self._prompt(turn.observation, preamble, before, instruction), reply
 
     def _sampled(self, turn: Turn) -> bool:
         if not turn.token_ids or not turn.prompt_ids:
@@ -233,9 +242,15 @@ class Language:
         return known and self._text(turn.token_ids) == turn.text
 
     def _prompt(
-        self, observation: str, preamble: tuple[Message, ...], before: Sequence[Turn]
+        self,
+        observation: str,
+        preamble: tuple[Message, ...],
+        before: Sequence[Turn],
+        instruction: str,
     ) -> tuple[int, ...]:
         """Give the tokens from the end of the last reply to the start of the next."""
+        if self.settings.remind and before:
+            observation = f"{observation}\n\nYour task is to: {instruction}."
         pieces = self._cut(preamble)
         head, tail = pieces.between if before else pieces.opening
         seen = self._ids(observation.strip() if pieces.trims else observation)
@@ -283,10 +298,10 @@ class Language:
             known, row = (), ()
         preamble = self.preamble(request.instruction, request.spec)
         for index in range(len(known), len(turns)):
-            prompt, reply = self._spans(turns[index], preamble, turns[:index])
+            prompt, reply = self._spans(turns[index], preamble, turns[:index], request.instruction)
             row += prompt + reply
         self._rows[request.episode] = (turns, row)
-        return row, self._prompt(request.observation, preamble, turns)
+        return row, self._prompt(request.observation, preamble, turns, request.instruction)
 
     # Restricted decoding.
 

@@ -100,6 +100,7 @@ class Tiny(Language):
         temperature: 0 takes the likeliest token.
         top_p: probability mass that sampling keeps.
         restricted: whether replies are one of the admissible actions.
+        remind: whether every observation repeats the instruction.
         device: where the model lives.
         batch_slots: episodes whose keys and values are kept between turns.
     """
@@ -117,6 +118,7 @@ class Tiny(Language):
         temperature: float = 0.0,
         top_p: float = 1.0,
         restricted: bool | None = None,
+        remind: bool | None = None,
         device: str | None = None,
         batch_slots: int = 64,
     ) -> None:
@@ -147,6 +149,7 @@ class Tiny(Language):
             top_p=top_p,
             seed=seed,
             restricted=restricted,
+            remind=remind,
             device=device,
             batch_slots=batch_slots,
         )

@@ -1,6 +1,7 @@
 """Models made from scratch: a lossless phrase tokenizer, and the real path from there on."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,18 @@ def test_tiny_without_model_and_environment_says_what_to_pass(tmp_path: Path) ->
         Tiny(tmp_path)
     with pytest.raises(BadInput, match="heads"):
         build(["a"], tmp_path, hidden=30)
+
+
+def test_a_reminder_ends_every_later_observation_alike_in_acting_and_in_training() -> None:
+    policy = Tiny(environment=HOUSEHOLD, hidden=32, layers=1, seed=0, restricted=True, remind=True)
+    tasks = make(HOUSEHOLD).tasks.ids("train", 2)
+    episodes = rollout(policy, lambda: make(HOUSEHOLD, max_turns=4), tasks, env=HOUSEHOLD)
+    for episode in episodes:
+        row = policy.encode(episode)
+        acted = [turn.prompt_ids + turn.token_ids for turn in episode.turns]
+        assert row.ids == tuple(token for ids in acted for token in ids)
+        prompts = [policy.tokenizer.decode(list(turn.prompt_ids)) for turn in episode.turns]
+        assert all(f"Your task is to: {episode.instruction}." in text for text in prompts)
+        assert prompts[0].count("Your task is to") == 1
+        plain = tuple(replace(turn, prompt_ids=(), token_ids=()) for turn in episode.turns)
+        assert policy.encode(replace(episode, turns=plain)).ids == row.ids
