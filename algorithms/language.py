@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from trialgym.errors import BadInput, MissingExtra
+from trialgym.errors import BadInput, MissingExtra, NothingToLearn
 from trialgym.policy import Encoding, LanguagePolicy
 from trialgym.records import Trajectory
 
@@ -193,7 +193,7 @@ def _tell(count: Counter[str], kept: int, what: str, config: Training) -> None:
         f"nothing to train, {count['outside']} with tokens that restricted decoding forbids"
     )
     if not kept:
-        raise BadInput(f"no {what} to train on: {reasons}; wanted one at least")
+        raise NothingToLearn(f"no {what} to train on: {reasons}; wanted one at least")
     if count.total():
         logger.warning("%d %s kept, %d dropped: %s", kept, what, count.total(), reasons)
 

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from trialgym.core import TextEnv
-from trialgym.errors import BadInput, Fault
+from trialgym.errors import BadInput, Fault, NothingToLearn
 from trialgym.policy import Policy, TrainablePolicy
 from trialgym.records import Json, PolicyInfo, Summary, Trajectory, summarise
 from trialgym.registry import find, make, make_agent
@@ -204,7 +204,14 @@ class Loop:
         name: str,
         iteration: int,
     ) -> Json:
-        report = train(policy, experience, self.directory / "training" / name)
+        try:
+            report = train(policy, experience, self.directory / "training" / name)
+        except NothingToLearn as error:
+            if iteration == 0:
+                raise
+            # A policy that solves every task leaves no pairs: the run goes on with it as it is.
+            logger.warning("%s changed nothing: %s", name, error)
+            report = Report(self.config.algorithm, 0, 0, 0, 0.0, details={"nothing": str(error)})
         final = self._checkpoint(iteration)
         partial = final.with_name(final.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from trialgym.errors import NothingToLearn
 from trialgym.policy import TrainablePolicy
 from trialgym.records import Trajectory
 
@@ -47,7 +48,12 @@ class RejectionSampling:
         """Train `policy` in place; checkpoints of a language model go to `directory`."""
         rows = successes(experience.explored, self.per_task)
         if self.demonstrations:
-            rows += [row for row in experience.demonstrations if row.success]
+            shown = [row for row in experience.demonstrations if row.success]
+            if not shown:
+                raise NothingToLearn(
+                    "rft without demonstrations; give some, or set `demonstrations` to false"
+                )
+            rows += shown
         settings = BehaviourCloning(self.schedule, self.language)
         report = clone(policy, rows, settings, directory)
         return replace(report, algorithm="rft")

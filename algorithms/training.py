@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trialgym.core import seed_of
-from trialgym.errors import BadInput
+from trialgym.errors import NothingToLearn
 from trialgym.policy import TrainablePolicy
 from trialgym.records import Json, Trajectory
 
@@ -78,11 +78,11 @@ def imitate(
     """Raise the log-probabilities of the trajectories' actions; the mean over actions is the loss.
 
     Raises:
-        BadInput: no trajectory has a turn.
+        NothingToLearn: no trajectory has a turn.
     """
     rows = [one for one in trajectories if one.turns]
     if not rows:
-        raise BadInput(f"{name}: no trajectory to learn from; collect some that succeed")
+        raise NothingToLearn(f"{name}: no trajectory to learn from; collect some that succeed")
     prepared = [policy.prepare(one) for one in rows]
     weights = [_weights(one) for one in rows]
 
@@ -117,10 +117,12 @@ def prefer(
         name: of the algorithm, for the report.
 
     Raises:
-        BadInput: no pairs.
+        NothingToLearn: no pairs.
     """
     if not pairs:
-        raise BadInput(f"{name}: no pairs; explore more tasks or samples, or loosen the pair rules")
+        raise NothingToLearn(
+            f"{name}: no pairs; explore more tasks or samples, or loosen the pair rules"
+        )
     sides = [side for pair in pairs for side in (pair.chosen, pair.rejected)]
     cache = {id(side): policy.prepare(side) for side in sides}
     chosen = [cache[id(pair.chosen)] for pair in pairs]

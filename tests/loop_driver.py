@@ -27,13 +27,13 @@ from trialgym.store import Store
 CONFIG = LoopConfig(
     environment_options={"max_turns": 12},
     demonstrations=6,
-    clone_options={"schedule": {"epochs": 4, "batch": 4, "learning_rate": 0.003}},
+    clone_options={"schedule": {"epochs": 3, "batch": 4, "learning_rate": 0.003}},
     algorithm_options={"pairs": {"source": "both"}, "schedule": {"updates": 4, "batch": 8}},
     rounds=2,
     tasks=8,
     samples=3,
     rounds_kept=2,
-    panels={"test": 8, "test_unseen": 6},
+    panels={"test": 5, "test_unseen": 4},
     concurrency=4,
 )
 DURABLE = (

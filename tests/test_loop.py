@@ -45,7 +45,7 @@ def test_a_finished_run_has_all_that_the_docstring_promises(finished: Path) -> N
     assert [list(row) for row in rows] == [COLUMNS] * 6
     assert [row["policy"] for row in rows[::2]] == ["bc", "eto-1", "eto-2"]
     assert [row["panel"] for row in rows[:2]] == ["test", "test_unseen"]
-    assert [row["episodes"] for row in rows[:2]] == [8, 6]
+    assert [row["episodes"] for row in rows[:2]] == list(CONFIG.panels.values())
     assert all(row["low"] <= row["success"] <= row["high"] for row in rows)
     assert [row["env_steps"] for row in rows] == sorted(row["env_steps"] for row in rows)
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"bc", "eto-1", "eto-2"}
@@ -56,7 +56,7 @@ def test_a_finished_run_has_all_that_the_docstring_promises(finished: Path) -> N
     with Store(finished / "trajectories.sqlite", run=CONFIG.name) as store:
         groups = store.groups()
     assert groups["explore/1"] == groups["explore/2"] == CONFIG.tasks * CONFIG.samples
-    assert groups["evaluate/2/test"] == 8
+    assert groups["evaluate/2/test"] == CONFIG.panels["test"]
 
 
 def test_every_round_explores_tasks_that_no_other_round_or_seed_has_seen(finished: Path) -> None:
@@ -67,7 +67,7 @@ def test_every_round_explores_tasks_that_no_other_round_or_seed_has_seen(finishe
         }
     assert len(set.union(*seen.values())) == sum(map(len, seen.values()))
     other = Loop(replace(CONFIG, seed=1), finished.parent / "other")
-    assert not set(other._train_tasks(1, 8)) & set.union(*seen.values())
+    assert not set(other._train_tasks(1, CONFIG.tasks)) & set.union(*seen.values())
 
 
 def test_running_again_does_nothing_and_gives_the_same_rows(finished: Path) -> None:
@@ -75,6 +75,21 @@ def test_running_again_does_nothing_and_gives_the_same_rows(finished: Path) -> N
     rows = Loop(CONFIG, finished).run()
     assert rows == json.loads((finished / "results.json").read_text())
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
+
+
+def test_a_round_without_pairs_keeps_the_policy_and_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {**CONFIG.algorithm_options, "pairs": {"source": "self", "margin": 2.0}}
+    Loop(replace(CONFIG, algorithm_options=options, rounds=1), tmp_path / "run").run()
+    assert "no pairs" in caplog.text
+    policies = [
+        (tmp_path / "run" / "checkpoints" / name / "model.safetensors").read_bytes()
+        for name in ("bc", "eto-1")
+    ]
+    assert policies[0] == policies[1]
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["policy"] for row in rows] == ["bc", "bc", "eto-1", "eto-1"]
 
 
 def test_tasks_that_the_expert_fails_are_named_and_left_out(

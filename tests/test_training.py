@@ -228,5 +228,7 @@ def test_rejection_sampling_keeps_the_shortest_success_of_each_task(explorer: Ra
 def test_nothing_to_learn_from_is_said_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="collect some"):
         BehaviourCloning().train(Ranker(), Experience(), tmp_path)
+    with pytest.raises(BadInput, match="without demonstrations"):
+        RejectionSampling().train(Ranker(), Experience(), tmp_path)
     with pytest.raises(BadInput, match="explore more"):
         Eto().train(Ranker(), Experience(), tmp_path)

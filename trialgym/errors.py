@@ -5,7 +5,8 @@ A message says what was given; what was wanted; what to do. The tree, by the bou
     TrialgymError
     ├── UnknownId (KeyError)          an id that no registry row or task set has
     ├── BadInput (ValueError)         a value, file or field that cannot be used
-    │   └── BadFile                   the same, with path, line and field
+    │   ├── BadFile                   the same, with path, line and field
+    │   └── NothingToLearn            experience without anything that an algorithm can use
     ├── NotReady (RuntimeError)       a step before reset or after the end
     ├── MissingExtra (ImportError)    an optional package that is not installed
     ├── RunConflict (RuntimeError)    a run directory that is in use, or of another configuration
@@ -63,6 +64,10 @@ class BadFile(BadInput):
 
 def _bad_file(path: Path, problem: str, line: int | None, field: str | None) -> BadFile:
     return BadFile(path, problem, line=line, field=field)
+
+
+class NothingToLearn(BadInput):
+    """Experience without anything to learn from: no success to clone, no pair to prefer."""
 
 
 class NotReady(TrialgymError, RuntimeError):
