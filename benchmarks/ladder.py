@@ -74,7 +74,9 @@ def climb(
             config = load(preset, None, {**changes, **table[arm], "seed": seed})
             directory = out / arm / str(seed)
             if arm != chosen[0]:
-                _share(out / chosen[0] / str(seed), directory, base)
+                # Rejection sampling explores first with the same policy, hence the same episodes.
+                explored = ["explore-1"] if {arm, chosen[0]} == {"eto", "rft"} else []
+                _share(out / chosen[0] / str(seed), directory, base, explored)
             last.append(loop(config, directory).run()[-1])
             rows.append(_success(directory, base.name, base.rounds, base.panels))
         success[arm] = np.array(rows)
@@ -107,12 +109,13 @@ def _rounds(differences: NDArray[np.float64]) -> list[Json]:
     return [_difference(differences[:, at]) for at in range(1, differences.shape[1])]
 
 
-def _share(source: Path, target: Path, config: Any) -> None:
-    """Give an arm the start that it has in common with the first: the cloned policy, evaluated."""
+def _share(source: Path, target: Path, config: Any, explored: Sequence[str]) -> None:
+    """Give an arm the start that it has in common with the first, so that it is not run again."""
     if (target / "phases").exists():
         return
     shutil.copytree(source / "checkpoints" / "bc", target / "checkpoints" / "bc")
     groups = ["demonstrate", *(f"evaluate/0/{panel}" for panel in config.panels)]
+    groups += [phase.replace("-", "/") for phase in explored]
     database = "trajectories.sqlite"
     with (
         Store(source / database, run=config.name) as theirs,
@@ -122,7 +125,7 @@ def _share(source: Path, target: Path, config: Any) -> None:
             ours.add(theirs.trajectories(group))
     partial = target / "phases.partial"
     partial.mkdir(exist_ok=True)
-    for phase in ("demonstrate", "clone", "evaluate-0"):
+    for phase in ("demonstrate", "clone", "evaluate-0", *explored):
         shutil.copy(source / "phases" / f"{phase}.json", partial)
     partial.rename(target / "phases")
 
