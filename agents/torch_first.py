@@ -1,12 +1,6 @@
-"""PyTorch and what builds on it, set up before the import: take them from here in this room."""
-
-import os
+"""PyTorch and Transformers, or the name of the extra that brings them."""
 
 from trialgym.errors import MissingExtra
-
-# Threads of OpenMP that wait by spinning starve every other process on the machine, the sibling
-# rollouts included; the variable is only read while torch is being imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 try:
     import jinja2
