@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from trialgym.errors import BadFile, BadInput
+from trialgym.registry import AGENT_FILE
 
 from .torch_first import torch, transformers
-
-SETTINGS_FILE = "trialgym_agent.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ def write_settings(settings: Settings, directory: Path) -> None:
     """Keep the settings beside the model."""
     # The registry id of what loads it comes first.
     text = json.dumps({"agent": "transformers"} | asdict(settings), indent=2)
-    (directory / SETTINGS_FILE).write_text(text + "\n")
+    (directory / AGENT_FILE).write_text(text + "\n")
 
 
 def read_settings(directory: Path) -> Settings:
@@ -45,7 +44,7 @@ def read_settings(directory: Path) -> Settings:
     Raises:
         BadFile: the file is not what `write_settings` writes.
     """
-    path = directory / SETTINGS_FILE
+    path = directory / AGENT_FILE
     if not path.is_file():
         return Settings()
     try:

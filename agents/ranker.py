@@ -20,6 +20,7 @@ from trialgym.core import ActionSpec, seed_of
 from trialgym.errors import BadFile, BadInput, MissingExtra
 from trialgym.policy import Reply, Request
 from trialgym.records import Message, PolicyInfo, Trajectory, Turn
+from trialgym.registry import AGENT_FILE
 
 from .features import VERSION, Memory, features
 
@@ -30,7 +31,6 @@ except ImportError as error:
     raise MissingExtra("torch", "train") from error
 
 WEIGHTS = "model.safetensors"
-SETTINGS = "trialgym_agent.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +210,7 @@ class Ranker:
         weights = {key: value.contiguous() for key, value in self.network.state_dict().items()}
         save_file(weights, directory / WEIGHTS)
         settings = {"agent": "ranker", "features": VERSION, "sizes": self.sizes}
-        (directory / SETTINGS).write_text(json.dumps(settings), encoding="utf-8")
+        (directory / AGENT_FILE).write_text(json.dumps(settings), encoding="utf-8")
 
 
 def _log_softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -230,7 +230,7 @@ def _position(trajectory: Trajectory, turn: Turn) -> int:
 
 def _read_settings(directory: Path) -> dict[str, int]:
     """Give the sizes of a saved ranker."""
-    path = directory / SETTINGS
+    path = directory / AGENT_FILE
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         sizes = {name: int(settings["sizes"][name]) for name in ("buckets", "width", "hidden")}

@@ -63,7 +63,9 @@ class Loop:
             find("algorithm", config.algorithm), config.algorithm_options, "algorithm_options"
         )
         self.cloning = configure(find("algorithm", "bc"), config.clone_options, "clone_options")
-        self.env = self._make()
+        env = self._make()
+        self.tasks = env.tasks
+        env.close()
         self.limits = Limits(concurrency=config.concurrency, repeats=config.repeats)
         self._check()
 
@@ -186,7 +188,7 @@ class Loop:
         for panel, count in self.config.panels.items():
             episodes = self._rollout(
                 self._policy(iteration, self.config.evaluation_temperature),
-                self.env.tasks.ids(panel, count),
+                self.tasks.ids(panel, count),
                 f"evaluate/{iteration}/{panel}",
                 keep_candidates=False,
             )
@@ -289,11 +291,11 @@ class Loop:
 
     def _train_tasks(self, round_: int, count: int) -> list[str]:
         """Give tasks that no other round and no run of another seed learns from."""
-        size = self.env.tasks.size("train")
+        size = self.tasks.size("train")
         start = round_ * max(self.config.tasks, self.config.demonstrations)
         if size is None:
-            return self.env.tasks.ids("train", count, self.config.seed * TASKS_PER_SEED + start)
-        return [self.env.tasks.task_id("train", (start + i) % size) for i in range(count)]
+            return self.tasks.ids("train", count, self.config.seed * TASKS_PER_SEED + start)
+        return [self.tasks.task_id("train", (start + i) % size) for i in range(count)]
 
     def _make(self) -> TextEnv[Any]:
         return make(self.config.environment, **self.config.environment_options)
@@ -301,7 +303,7 @@ class Loop:
     def _check(self) -> None:
         """Refuse, before anything runs, what would fail after an hour."""
         for panel, count in self.config.panels.items():
-            self.env.tasks.ids(panel, count)
+            self.tasks.ids(panel, count)
 
     def _write_metrics(self) -> None:
         lines = []

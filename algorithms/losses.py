@@ -1,7 +1,5 @@
 """The losses that several methods share, over trajectory log-probabilities in nats."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -24,7 +22,3 @@ def dpo(
     """
     margin = (chosen - rejected) - (reference_chosen - reference_rejected)
     return torch.nn.functional.softplus(-beta * margin)
-
-
-LN2 = math.log(2.0)
-"""The DPO loss of a policy that equals its reference."""

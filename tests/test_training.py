@@ -15,7 +15,7 @@ from trialgym.agents.ranker import Ranker  # noqa: E402
 from trialgym.agents.scripted import Expert  # noqa: E402
 from trialgym.algorithms.bc import BehaviourCloning  # noqa: E402
 from trialgym.algorithms.eto import Eto  # noqa: E402
-from trialgym.algorithms.losses import LN2, dpo  # noqa: E402
+from trialgym.algorithms.losses import dpo  # noqa: E402
 from trialgym.algorithms.pairs import Pair, PairRules, build_pairs  # noqa: E402
 from trialgym.algorithms.rft import RejectionSampling, successes  # noqa: E402
 from trialgym.algorithms.training import Experience, Schedule, imitate, prefer  # noqa: E402
@@ -25,6 +25,7 @@ from trialgym.rollout import rollout  # noqa: E402
 
 TASKS = Corridor.houses()
 ENV = "tests/Corridor-v0"
+LN2 = math.log(2)
 
 
 def explore(policy: Ranker, count: int = 40, samples: int = 4, round_: int = 1) -> list[Trajectory]:
